@@ -1,0 +1,82 @@
+"""The settings of LIPO, ``algorithm.lipo.*``."""
+
+import difflib
+from collections.abc import Mapping
+from math import inf
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SECTION = "algorithm.lipo"
+
+
+class LipoConfigError(ValueError):
+    """A setting of LIPO that is unknown or impossible; the message names it and what is allowed."""
+
+
+class LipoConfig(BaseModel):
+    """Settings under ``algorithm.lipo.``; docs/lipo.md explains when to change which.
+
+    Labels: [V] said by a source on the paper, [I] our reading of it, [ours] not in the paper.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    reward_threshold: float = Field(
+        0.1, description="xi: rewards closer than this count as equal; <= 0: no boost [V]"
+    )
+    pairing: Literal["all", "adjacent"] = Field(
+        "all", description="compare with every longer response, or the next longer only [I]"
+    )
+    decay: Literal["linear", "cosine"] = Field(
+        "linear", description="how the boost falls to 0 at length_threshold [I]"
+    )
+    length_threshold: float | None = Field(
+        None, gt=0, description="L_max in tokens; null: the longest response of the group [V/I]"
+    )
+    boost: float = Field(
+        0.1,
+        ge=0,
+        description="kappa; up to xi/(1-xi) an answer worse by xi or more never overtakes [D]",
+    )
+    weight_scale: Annotated[float, Field(gt=0, allow_inf_nan=True)] | None = Field(
+        None, description="s in tokens; null: L_opt; inf: all weights 1 [I]"
+    )
+    weight_advantage: bool = Field(False, description="multiply A_i by w_i as well [I]")
+    std_floor: float = Field(0.0, ge=0, description="least standard deviation; 0: the paper [ours]")
+
+    @classmethod
+    def parse(cls, section: Mapping[str, Any] | None) -> "LipoConfig":
+        """The settings in ``section``, defaults for what it leaves out.
+
+        Raises LipoConfigError, which lists every wrong key with its allowed values.
+        """
+        try:
+            return cls.model_validate(dict(section or {}))
+        except ValidationError as error:
+            raise LipoConfigError("\n".join(map(cls._explain, error.errors()))) from None
+
+    @classmethod
+    def _explain(cls, error: Any) -> str:
+        key = str(error["loc"][0])
+        if error["type"] == "extra_forbidden":
+            known = list(cls.model_fields)
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f" Did you mean {SECTION}.{close[0]}?" if close else ""
+            return f"{SECTION}.{key}: no such setting.{hint} Settings: {', '.join(known)}."
+        reason = "; ".join([error["msg"]])
+        return (
+            f"{SECTION}.{key}={error['input']!r}: {reason}. "
+            f"{key}: {cls.model_fields[key].description}; default {cls.model_fields[key].default}."
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """The settings as keyword arguments of :func:`lipo_verl.lipo.lipo`."""
+        return self.model_dump()
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={_plain(value)}" for key, value in self.model_dump().items())
+
+
+def _plain(value: Any) -> str:
+    return "null" if value is None else "inf" if value == inf else str(value)
