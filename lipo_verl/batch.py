@@ -1,5 +1,6 @@
 """From a trainer's batch to groups and back: the plumbing around :func:`lipo_verl.lipo.lipo`."""
 
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,8 +42,14 @@ def estimate(
     uids:    B hashable values; responses of one prompt share theirs, in any order
     returns: (B,) float64 advantages, and one Group for every group size in the batch
 
-    Raises ValueError, naming uid and score, where a score is NaN or infinite.
+    Raises ValueError where there is not one uid per score, and, naming uid and score, where a score
+    is NaN or infinite. Warns once of groups of one response: their advantage is 0.
     """
+    if isinstance(uids, Tensor) or len(uids) != len(scores):
+        raise ValueError(
+            f"LIPO: uids must be a sequence of {len(scores)} hashable values, one per response, "
+            f"not {type(uids).__name__} of {len(uids)}."
+        )
     scores, lengths = scores.double(), lengths.double().clamp(min=1)
     finite = torch.isfinite(scores)
     if not bool(finite.all()):
@@ -59,11 +66,20 @@ def estimate(
         rewards, tokens = scores[rows], lengths[rows]
         if rows.shape[1] == 1:
             groups.append(Group(rows, rewards, tokens, None))
+            _warn_of_singletons()
             continue
         result = lipo(rewards, tokens, **config.arguments())
         advantages[rows.flatten()] = result.advantages.flatten()
         groups.append(Group(rows, rewards, tokens, result))
     return advantages, groups
+
+
+@functools.cache
+def _warn_of_singletons() -> None:
+    logger.warning(
+        "LIPO: some prompts are left with one response (aborted rollouts?); their advantage is 0. "
+        "Counted as lipo/groups_of_one."
+    )
 
 
 def _rows_by_group_size(uids: Sequence[Any] | np.ndarray) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from math import inf
 from typing import Annotated, Any, Literal
 
+from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 SECTION = "algorithm.lipo"
@@ -51,8 +52,13 @@ class LipoConfig(BaseModel):
 
         Raises LipoConfigError, which lists every wrong key with its allowed values.
         """
+        if not isinstance(section, Mapping | DictConfig | None):
+            raise LipoConfigError(
+                f"{SECTION}={section!r} is no group of settings; set {SECTION}.<setting>: "
+                f"{', '.join(cls.model_fields)}."
+            )
         try:
-            return cls.model_validate(dict(section or {}))
+            return cls.model_validate({str(key): value for key, value in (section or {}).items()})
         except ValidationError as error:
             raise LipoConfigError("\n".join(map(cls._explain, error.errors()))) from None
 
@@ -64,10 +70,10 @@ class LipoConfig(BaseModel):
             close = difflib.get_close_matches(key, known, 1)
             hint = f" Did you mean {SECTION}.{close[0]}?" if close else ""
             return f"{SECTION}.{key}: no such setting.{hint} Settings: {', '.join(known)}."
-        reason = "; ".join([error["msg"]])
+        field = cls.model_fields[key]
         return (
-            f"{SECTION}.{key}={error['input']!r}: {reason}. "
-            f"{key}: {cls.model_fields[key].description}; default {cls.model_fields[key].default}."
+            f"{SECTION}.{key}={error['input']!r}: {error['msg']}. "
+            f"{key}: {field.description}; default {_plain(field.default)}."
         )
 
     def arguments(self) -> dict[str, Any]:

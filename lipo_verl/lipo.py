@@ -26,7 +26,7 @@ class Lipo:
 
     advantages: (G, n)  A_i of Eq. 4
     adjusted:   (G, n)  R'_i of Eq. 3
-    boosted:    (G, n)  bool, S_i: the response was raised against a longer peer
+    boosted:    (G, n)  bool, S_i: some longer peer has about the same reward
     weights:    (G, n)  w_i in (0, 1]
     optimum:    (G, 1)  L_opt, tokens
     """
@@ -65,7 +65,9 @@ def lipo(
     L_max = L.amax(1, keepdim=True) if length_threshold is None else length_threshold
     h = _DECAYS[decay]((L / L_max).clamp(max=1))
     S = _PAIRINGS[pairing](R, L, reward_threshold)
-    adjusted = R + R.clamp(min=0) * (boost * S * h)  # max(R, 0): see docs, negative rewards [ours]
+    adjusted = R + R.clamp(min=0) * (
+        boost * (S * h)
+    )  # max(R, 0): see docs, negative rewards [ours]
 
     # 2. Dynamic advantage estimation (Eq. 4): the distance to the optimum length weighs the group.
     optimum = torch.maximum(2 * L.amin(1, keepdim=True), _median(L))  # [V]

@@ -30,7 +30,7 @@ def lipo_metrics(groups: list[Group]) -> dict[str, float]:
 
     lengths = flat([g.lengths for g in compared])
     advantages = flat([g.result.advantages for g in compared])
-    boosted = flat([g.result.boosted for g in compared]).bool()
+    gain = flat([g.result.adjusted - g.rewards for g in compared])
     right = [g.rewards >= CORRECT for g in compared]
     correct = flat(right).bool()
     mixed = flat([(r.any(1) & ~r.all(1)).unsqueeze(1).expand_as(r) for r in right]).bool()
@@ -45,8 +45,8 @@ def lipo_metrics(groups: list[Group]) -> dict[str, float]:
         "lipo/groups_same_length": mean(
             flat([(g.lengths == g.lengths[:, :1]).all(1) for g in compared])
         ),
-        "lipo/boosted": mean(boosted.double()),
-        "lipo/boost": mean(flat([g.result.adjusted - g.rewards for g in compared])[boosted]),
+        "lipo/boosted": mean((gain > 0).double()),
+        "lipo/boost": mean(gain[gain > 0]),
         "lipo/optimum_length": mean(flat([g.result.optimum for g in compared])),
         "lipo/weight": mean(flat([g.result.weights for g in compared])),
         "lipo/length_correct": mean(lengths[correct]),

@@ -58,7 +58,7 @@ def compute_lipo_advantage(
     settings = _settings(config)
     with torch.no_grad():
         advantages, _groups[:] = estimate(
-            token_level_rewards.sum(-1), response_mask.sum(-1), index, settings
+            token_level_rewards.sum(-1), response_mask.sum(-1, dtype=torch.float64), index, settings
         )
         advantages = advantages.to(token_level_rewards.dtype).unsqueeze(-1) * response_mask
     return advantages, advantages
@@ -94,6 +94,13 @@ def check_launch(config: Any) -> None:
             "LIPO compares rule scores, but algorithm.use_kl_in_reward=True hands it scores minus "
             "KL. Set algorithm.use_kl_in_reward=False, and "
             "actor_rollout_ref.actor.use_kl_loss=True to keep the KL term in the loss."
+        )
+    rejection = (config.algorithm.get("rollout_correction") or {}).get("rollout_rs")
+    if rejection is not None:
+        raise LipoSetupError(
+            f"algorithm.rollout_correction.rollout_rs={rejection} empties the mask of rejected "
+            "responses before LIPO can count their tokens. Set it to null; importance weights "
+            "(rollout_is) are fine."
         )
 
 

@@ -40,8 +40,8 @@ def _keep_plain_weights() -> None:
 
 def _map_shared_weights() -> None:
     """verl's receiver closes the shared memory that brings new weights while tensors still view it
-    (on the CPU ``.to(device)`` copies nothing), which raises BufferError. A mapping that the tensors
-    themselves keep alive cannot be closed too early. Goes away when verl copies there.
+    (on the CPU ``.to(device)`` copies nothing), which raises BufferError. A mapping that the
+    tensors themselves keep alive cannot be closed too early. Goes away when verl copies there.
     """
     from verl.workers.rollout.vllm_rollout import bucketed_weight_transfer
 

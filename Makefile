@@ -1,0 +1,46 @@
+# make demo   the whole method on this machine, without a GPU (about half an hour on 2 cores)
+# make test   lint and tests
+# Both set up .venv first: about 5 minutes and 5 GB, once.
+
+VENV := .venv
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$p && break; done)
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test setup base help
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+demo: setup
+	@$(VENV)/bin/python -m examples.quickstart.run
+
+test: setup
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check --quiet .
+	@$(VENV)/bin/python -m pytest
+
+# Makes the quickstart's base model again, which the repository ships.
+base: setup
+	@$(VENV)/bin/python -m examples.quickstart.base_model
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "verl needs Python 3.10, 3.11 or 3.12; none was found. Install one, or name it:" \
+			"make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; fi
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version): verl, Ray, vLLM and torch for the CPU," \
+		"about 5 minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --upgrade "pip>=24"
+	@index=; \
+	if ! $(VENV)/bin/python -m pip download --quiet --no-deps --dest $(VENV)/wheels \
+		torch==2.13.0+cpu >/dev/null 2>&1; then \
+		echo "The package index has no torch 2.13.0+cpu: adding PyTorch's own, $(TORCH_INDEX)"; \
+		index="--extra-index-url $(TORCH_INDEX)"; fi; \
+	$(VENV)/bin/python -m pip install --quiet --find-links $(VENV)/wheels $$index \
+		--editable ".[cpu,quickstart,test]"
+	@rm -rf $(VENV)/wheels
+	@touch $@

@@ -1,0 +1,409 @@
+"""The mathematics: against a slow reference in plain Python, and the properties of the method."""
+
+import itertools
+import math
+from fractions import Fraction
+from statistics import median
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lipo_verl.lipo import EPSILON, lipo
+
+checked = settings(deadline=None, derandomize=True, max_examples=100)
+
+PAIRINGS = ("all", "adjacent")
+DECAYS = ("linear", "cosine")
+
+
+def moments(R, w):
+    """(mu, sigma, denominator of sigma^2), sums as exact fractions: none of the real rounding."""
+    R, w = [Fraction(x) for x in R], [Fraction(x) for x in w]
+    mean = sum(a * r for a, r in zip(w, R, strict=True)) / sum(w)
+    spread = sum(a * (r - mean) ** 2 for a, r in zip(w, R, strict=True))
+    denominator = sum(w) - sum(a * a for a in w) / sum(w)
+    return mean, math.sqrt(spread / denominator), float(denominator)
+
+
+def reference(R, L, **given_settings):
+    """One group, read straight from the method: (A, R', S, w, L_opt), lists of floats."""
+    defaults = dict(reward_threshold=0.1, pairing="all", decay="linear", length_threshold=None)
+    defaults |= dict(boost=0.1, weight_scale=None, weight_advantage=False, std_floor=0.0)
+    use = defaults | given_settings
+    n = len(R)
+    L_max = use["length_threshold"] or max(L)
+
+    S = [False] * n
+    for i in range(n):
+        longer = [j for j in range(n) if L[j] > L[i]]
+        if use["pairing"] == "adjacent":
+            longer = [j for j in longer if L[j] == min(L[k] for k in longer)]
+        for j in longer:
+            if abs(R[i] - R[j]) < use["reward_threshold"]:
+                S[i] = True
+
+    adjusted = []
+    for i in range(n):
+        if use["decay"] == "linear":
+            h = max(0.0, 1 - L[i] / L_max)
+        else:
+            h = 0.5 * (1 + math.cos(math.pi * min(L[i], L_max) / L_max))
+        adjusted.append(R[i] + (max(R[i], 0.0) * use["boost"] * h if S[i] else 0.0))
+
+    optimum = max(2 * min(L), median(L))
+    scale = optimum if use["weight_scale"] is None else use["weight_scale"]
+    w = [math.exp(-abs(length - optimum) / scale) for length in L]
+
+    mean, sigma, _ = moments(adjusted, w)
+    sigma = max(sigma, use["std_floor"])
+    A = [float(Fraction(r) - mean) / (sigma + 1e-6) for r in adjusted]
+    if use["weight_advantage"]:
+        A = [a * b for a, b in zip(A, w, strict=True)]
+    return A, adjusted, S, w, optimum
+
+
+rewards = st.one_of(
+    st.sampled_from([0.0, 1.0]),
+    st.integers(0, 20).map(lambda k: k / 20),
+    st.floats(0, 1),
+    st.floats(-2, 2),
+)
+lengths = st.one_of(st.integers(1, 4096), st.sampled_from([1, 7, 8, 64, 65, 512]))
+every_setting = st.fixed_dictionaries(
+    {},
+    optional=dict(
+        reward_threshold=st.sampled_from([-1.0, 0.0, 0.05, 0.1, 0.5, 3.0]),
+        pairing=st.sampled_from(PAIRINGS),
+        decay=st.sampled_from(DECAYS),
+        length_threshold=st.one_of(st.none(), st.integers(1, 5000).map(float)),
+        boost=st.sampled_from([0.0, 0.1, 1.0, 5.0]),
+        weight_scale=st.one_of(st.none(), st.floats(10, 1e6), st.just(math.inf)),
+        weight_advantage=st.booleans(),
+        std_floor=st.sampled_from([0.0, 0.3]),
+    ),
+)
+
+
+def group(reward=rewards, least=2, most=8):
+    """(R, L) of one group."""
+    return st.integers(least, most).flatmap(
+        lambda n: st.tuples(
+            st.lists(reward, min_size=n, max_size=n), st.lists(lengths, min_size=n, max_size=n)
+        )
+    )
+
+
+@st.composite
+def batches(draw):
+    """(R, L), each G lists of n."""
+    n = draw(st.integers(2, 8))
+    groups = draw(st.lists(group(least=n, most=n), min_size=1, max_size=3))
+    return [R for R, _ in groups], [L for _, L in groups]
+
+
+def one(R, L, **kwargs):
+    """LIPO on one group, every result as a list (or, for the optimum, a number)."""
+    result = lipo(torch.tensor([R], dtype=torch.float64), torch.tensor([L]), **kwargs)
+    return (
+        result.advantages[0].tolist(),
+        result.adjusted[0].tolist(),
+        result.boosted[0].tolist(),
+        result.weights[0].tolist(),
+        result.optimum.item(),
+    )
+
+
+@checked
+@given(batches(), every_setting)
+def test_equals_the_reference(batch, chosen):
+    R, L = batch
+    result = lipo(torch.tensor(R, dtype=torch.float64), torch.tensor(L), **chosen)
+    for g, (R_g, L_g) in enumerate(zip(R, L, strict=True)):
+        A, adjusted, S, w, optimum = reference(R_g, L_g, **chosen)
+        assert result.boosted[g].tolist() == S
+        assert result.optimum[g].item() == optimum
+        assert result.adjusted[g].tolist() == pytest.approx(adjusted, rel=1e-12, abs=1e-14)
+        assert result.weights[g].tolist() == pytest.approx(w, rel=1e-12)
+        assert result.advantages[g].tolist() == pytest.approx(A, rel=1e-7, abs=1e-7)
+
+
+def test_worked_example():
+    A, adjusted, S, w, optimum = one([1.0, 1.0, 0.0], [10, 20, 30])
+    assert S == [True, False, False]
+    assert adjusted == pytest.approx([1 + 0.1 * 2 / 3, 1.0, 0.0])
+    assert optimum == 20
+    assert w == pytest.approx([math.exp(-0.5), 1.0, math.exp(-0.5)])
+    assert A[0] > A[1] > 0 > A[2]
+
+
+# 1. Without the length term
+
+
+@checked
+@given(group(), every_setting, st.sampled_from([dict(reward_threshold=0.0), dict(boost=0.0)]))
+def test_no_threshold_or_no_boost_leaves_rewards_alone(members, chosen, off):
+    R, L = members
+    _, adjusted, *_ = one(R, L, **(chosen | off))
+    assert adjusted == R
+
+
+@checked
+@given(group(), st.sampled_from(PAIRINGS))
+def test_without_boost_and_weights_it_is_grpo(members, pairing):
+    R, L = members
+    A, *_ = one(R, L, boost=0.0, weight_scale=math.inf, pairing=pairing)
+    scores = torch.tensor(R, dtype=torch.float64)
+    grpo = (scores - scores.mean()) / (scores.std() + 1e-6)
+    assert A == pytest.approx(grpo.tolist(), abs=1e-7)
+
+
+# 2. Bounds
+
+
+@checked
+@given(group(), every_setting)
+def test_boost_is_bounded_and_spares_the_longest(members, chosen):
+    R, L = members
+    _, adjusted, S, *_ = one(R, L, **chosen)
+    boost = chosen.get("boost", 0.1)
+    for reward, length, raised, result in zip(R, L, S, adjusted, strict=True):
+        assert reward <= result <= reward + max(reward, 0) * boost + 1e-12
+        if length == max(L) or reward <= 0 or not raised:
+            assert result == reward
+        if length == max(L):
+            assert not raised
+
+
+# 3. Monotonicity
+
+
+@checked
+@given(group(st.sampled_from([-1.0, 0.0, 0.5, 1.0])), every_setting)
+def test_of_equal_rewards_the_shorter_keeps_at_least_as_much(members, chosen):
+    R, L = members
+    chosen["pairing"] = "all"
+    _, adjusted, *_ = one(R, L, **chosen)
+    L_max = chosen.get("length_threshold") or max(L)
+    on = chosen.get("boost", 0.1) > 0 and chosen.get("reward_threshold", 0.1) > 0
+    for i, j in itertools.permutations(range(len(R)), 2):
+        if R[i] == R[j] and L[i] < L[j]:
+            assert adjusted[i] >= adjusted[j]
+            if on and R[i] > 0 and L[i] < L_max:
+                assert adjusted[i] > adjusted[j]
+
+
+@pytest.mark.parametrize(("pairing", "broken"), [("all", 0), ("adjacent", 24)])
+def test_adjacent_pairing_breaks_monotonicity_in_24_of_240_pairs(pairing, broken):
+    R = torch.tensor(list(itertools.product([0.0, 1.0], repeat=6)))
+    L = torch.arange(1, 7).expand_as(R)
+    adjusted = lipo(R, L, pairing=pairing).adjusted
+    pairs = violations = 0
+    for i, j in itertools.combinations(range(6), 2):
+        both = (R[:, i] == 1) & (R[:, j] == 1)
+        pairs += int(both.sum())
+        violations += int((both & (adjusted[:, i] < adjusted[:, j])).sum())
+    assert (violations, pairs) == (broken, 240)
+
+
+# 4. The boost as a function of length
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+@checked
+@given(st.floats(1, 900), st.floats(0, 50))
+def test_boost_falls_continuously_to_zero_at_the_bound(decay, length, step):
+    def boost(tokens):
+        kwargs = dict(decay=decay, length_threshold=500.0, boost=0.5)
+        L = torch.tensor([[tokens, 5000.0]], dtype=torch.float64)
+        return lipo(torch.ones(1, 2), L, **kwargs).adjusted[0, 0].item() - 1
+
+    fall = boost(length) - boost(length + step)
+    steepest = 0.5 * math.pi / 2 / 500
+    assert -1e-12 <= fall <= steepest * step + 1e-12
+    if length >= 500:
+        assert boost(length) == 0
+    elif length < 499:
+        assert boost(length) > 0
+    assert boost(1e-9) == pytest.approx(0.5)
+
+
+# 5. The weights
+
+
+@checked
+@given(group(), group(), every_setting)
+def test_weights_depend_on_lengths_alone_and_peak_at_the_optimum(members, others, chosen):
+    R, L = members
+    *_, w, optimum = one(R, L, **chosen)
+    *_, w_again, optimum_again = one((others[0] * 4)[: len(L)], L, **chosen)
+    assert (w, optimum) == (w_again, optimum_again)
+    for weight, length in zip(w, L, strict=True):
+        assert 0 < weight <= 1
+        if chosen.get("weight_scale") != math.inf:
+            assert (weight == 1) == (length == optimum)
+        else:
+            assert weight == 1
+
+
+@checked
+@given(group())
+def test_shortest_never_holds_the_peak(members):
+    R, L = members
+    *_, w, optimum = one(R, L)
+    assert optimum >= 2 * min(L)
+    assert w[L.index(min(L))] <= math.exp(-0.5) + 1e-12
+
+
+# 6. Groups with nothing to compare
+
+
+@checked
+@given(st.integers(2, 9), rewards, lengths, every_setting)
+@example(n=3, reward=1 / 3, length=7, chosen={})
+def test_equal_responses_get_zero(n, reward, length, chosen):
+    A, *_ = one([reward] * n, [length] * n, **chosen)
+    assert A == pytest.approx([0.0] * n, abs=1e-8)
+
+
+@checked
+@given(group(st.just(0.0)), every_setting)
+def test_all_wrong_gets_zero(members, chosen):
+    A, *_ = one(*members, **chosen)
+    assert A == [0.0] * len(A)
+
+
+@checked
+@given(st.lists(st.integers(1, 4096), min_size=2, max_size=8, unique=True), every_setting)
+def test_of_all_correct_the_shorter_is_preferred(L, chosen):
+    chosen |= dict(boost=0.1, reward_threshold=0.1, weight_advantage=False, length_threshold=None)
+    A, *_ = one([1.0] * len(L), L, **chosen)
+    by_length = [a for _, a in sorted(zip(L, A, strict=True))]
+    assert all(a > b for a, b in itertools.pairwise(by_length))
+
+
+# 7. Order
+
+
+@checked
+@given(batches(), every_setting, st.randoms(use_true_random=False))
+def test_order_of_samples_and_groups_does_not_matter(batch, chosen, random):
+    R, L = torch.tensor(batch[0], dtype=torch.float64), torch.tensor(batch[1])
+    columns, rows = list(range(R.shape[1])), list(range(R.shape[0]))
+    random.shuffle(columns)
+    random.shuffle(rows)
+    straight = lipo(R, L, **chosen)
+    shuffled = lipo(R[rows][:, columns], L[rows][:, columns], **chosen)
+    torch.testing.assert_close(
+        shuffled.advantages, straight.advantages[rows][:, columns], rtol=1e-7, atol=1e-7
+    )
+    assert torch.equal(shuffled.boosted, straight.boosted[rows][:, columns])
+
+
+# 8. Scale of lengths
+
+
+@checked
+@given(group(), every_setting, st.sampled_from([2, 8, 1024]))
+def test_lengths_scaled_together_give_the_same(members, chosen, factor):
+    R, L = members
+    scaled = dict(chosen)
+    for key in ("length_threshold", "weight_scale"):
+        if chosen.get(key) is not None:
+            scaled[key] = chosen[key] * factor
+    A, adjusted, S, w, _ = one(R, L, **chosen)
+    assert (A, adjusted, S, w) == one(R, [length * factor for length in L], **scaled)[:4]
+
+
+# 9. Normalisation
+
+
+@checked
+@given(group(), every_setting, st.one_of(st.none(), st.floats(500, 1e6), st.just(math.inf)))
+def test_weighted_mean_is_zero_and_weighted_variance_one(members, chosen, scale):
+    chosen |= dict(weight_advantage=False, std_floor=0.0, weight_scale=scale)
+    A, adjusted, _, w, _ = one(*members, **chosen)
+    _, sigma, denominator = moments(adjusted, w)
+    assert sum(a * b for a, b in zip(w, A, strict=True)) == pytest.approx(0, abs=1e-8)
+    variance = sum(a * b * b for a, b in zip(w, A, strict=True)) / denominator
+    assert variance == pytest.approx((sigma / (sigma + EPSILON)) ** 2, rel=1e-6, abs=1e-9)
+    if sigma > 0.01:
+        assert variance == pytest.approx(1, abs=2.1 * EPSILON / 0.01)
+
+
+@checked
+@given(group(), every_setting)
+def test_weight_advantage_multiplies_by_the_weight(members, chosen):
+    A, *_, w, _ = one(*members, **(chosen | dict(weight_advantage=False)))
+    weighted, *_ = one(*members, **(chosen | dict(weight_advantage=True)))
+    assert weighted == [a * b for a, b in zip(A, w, strict=True)]
+
+
+def test_std_floor_damps_groups_of_small_differences_only():
+    small, mixed, lengths = [1.0, 1.0], [1.0, 0.0], [10, 20]
+    assert max(map(abs, one(small, lengths)[0])) > 0.6
+    assert max(map(abs, one(small, lengths, std_floor=0.3)[0])) < 0.2
+    assert one(mixed, lengths, std_floor=0.3) == one(mixed, lengths)
+
+
+# 11. Negative rewards, and the safe range of the boost
+
+
+@checked
+@given(group(st.floats(-3, 0)), every_setting)
+def test_negative_rewards_are_left_alone(members, chosen):
+    _, adjusted, *_ = one(*members, **chosen)
+    assert adjusted == members[0]
+
+
+@checked
+@given(group(st.floats(0, 1)), st.sampled_from([0.05, 0.1, 0.3, 0.5]), every_setting)
+@example(members=([0.9, 1.0, 1.0, 0.9], [1, 999, 1000, 1000]), xi=0.1, chosen={})
+def test_safe_boost_never_lets_a_worse_answer_overtake(members, xi, chosen):
+    R, L = members
+    chosen |= dict(reward_threshold=xi, boost=xi / (1 - xi))
+    _, adjusted, *_ = one(R, L, **chosen)
+    for i, j in itertools.permutations(range(len(R)), 2):
+        if R[i] - R[j] >= xi:
+            assert adjusted[i] >= adjusted[j] - 1e-12
+
+
+def test_larger_boost_does_let_a_worse_answer_overtake():
+    _, adjusted, *_ = one([0.9, 0.9, 1.0], [1, 1000, 1000], reward_threshold=0.1, boost=0.2)
+    assert adjusted[0] > adjusted[2]
+
+
+# Extremes
+
+
+@checked
+@given(
+    group(),
+    st.sampled_from([5e-324, 1e-300, 1e-30, 1e-3, 1.0, 1e30, 1.7e308, math.inf]),
+    st.booleans(),
+)
+def test_extreme_weight_scales_stay_finite(members, scale, weight_advantage):
+    A, adjusted, _, w, _ = one(*members, weight_scale=scale, weight_advantage=weight_advantage)
+    assert all(map(math.isfinite, A + adjusted))
+    assert all(0 < weight <= 1 for weight in w)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64])
+def test_everything_is_computed_in_float64(dtype):
+    R, L = torch.tensor([[1, 0, 1]]), torch.tensor([[3, 4, 100]])
+    result, expected = lipo(R.to(dtype), L.to(dtype)), lipo(R.double(), L.double())
+    assert result.advantages.dtype == torch.float64
+    assert torch.equal(result.advantages, expected.advantages)
+
+
+def test_default_type_of_torch_does_not_matter():
+    R, L = torch.tensor([[1.0, 0.7, 1.0]]), torch.tensor([[3, 4, 100]])
+    before = lipo(R, L)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        after = lipo(R, L)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(after.adjusted, before.adjusted)
+    assert torch.equal(after.advantages, before.advantages)

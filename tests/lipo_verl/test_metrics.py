@@ -1,0 +1,137 @@
+"""Each metric against a batch small enough to reckon by hand."""
+
+import math
+from statistics import correlation
+
+import pytest
+import torch
+
+from lipo_verl.batch import estimate
+from lipo_verl.config import LipoConfig
+from lipo_verl.metrics import lipo_metrics
+
+KEYS = {
+    "groups_of_one",
+    "groups_active",
+    "groups_all_right",
+    "groups_all_wrong",
+    "groups_same_length",
+    "boosted",
+    "boost",
+    "optimum_length",
+    "weight",
+    "length_correct",
+    "length_wrong",
+    "tokens_per_correct",
+    "length_score_correlation",
+    "sign_flips",
+}
+
+
+def metrics(*groups, **settings):
+    """The metrics of groups given as lists of (reward, length), without ``lipo/``."""
+    rows = [(*member, str(g)) for g, group in enumerate(groups) for member in group]
+    rewards, lengths, uids = zip(*rows, strict=True)
+    config = LipoConfig(**settings)
+    _, made = estimate(torch.tensor(rewards).double(), torch.tensor(lengths), uids, config)
+    return {key.removeprefix("lipo/"): value for key, value in lipo_metrics(made).items()}
+
+
+def test_batch_reckoned_by_hand():
+    seen = metrics(
+        [(1, 10), (1, 20), (0, 30)],  # L_opt 20, weights e^-1/2, 1, e^-1/2
+        [(0, 5), (0, 5)],  # L_opt 10, weights e^-1/2 both; nothing to compare
+        [(1, 400)],  # alone: counted, and in nothing else
+    )
+    assert seen == pytest.approx(
+        {
+            "groups_of_one": 1,
+            "groups_active": 1 / 2,
+            "groups_all_right": 0,
+            "groups_all_wrong": 1 / 2,
+            "groups_same_length": 1 / 2,
+            "boosted": 1 / 5,  # the first only: 1 - 10/30 of kappa
+            "boost": 0.1 * (1 - 10 / 30),
+            "optimum_length": 15,
+            "weight": (1 + 4 * math.exp(-0.5)) / 5,
+            "length_correct": 15,
+            "length_wrong": 40 / 3,
+            "tokens_per_correct": 70 / 2,
+            "length_score_correlation": -math.sqrt(3) / 2,  # ranks 1, 2, 3 and 2.5, 2.5, 1
+            "sign_flips": 0,
+        }
+    )
+
+
+def test_all_right_group_is_told_apart_from_mixed_ones():
+    seen = metrics([(1, 10), (1, 20)], [(1, 10), (0, 20)], [(0.5, 10), (0.9, 10)], [(0, 3), (0, 4)])
+    assert seen["groups_all_right"] == 2 / 4
+    assert seen["groups_all_wrong"] == 1 / 4
+    assert seen["groups_same_length"] == 1 / 4
+    assert seen["groups_active"] == 3 / 4
+
+
+def test_sign_flips_count_right_answers_pushed_down_and_wrong_ones_pushed_up():
+    flat = dict(boost=0.0, weight_scale=math.inf)
+    assert metrics([(0.5, 9), (1, 9), (1, 9), (0, 9)], **flat)["sign_flips"] == 1 / 4  # mean 0.625
+    assert metrics([(0.4, 9), (0, 9), (0, 9), (1, 9)], **flat)["sign_flips"] == 1 / 4  # mean 0.35
+    assert metrics([(1, 9), (1, 9), (0, 9), (0, 9)], **flat)["sign_flips"] == 0
+
+
+def test_sign_flips_ignore_groups_that_are_all_right_or_all_wrong():
+    seen = metrics([(1, 10), (1, 20)], [(0.1, 10), (0.4, 20)])
+    assert seen["groups_active"] == 1
+    assert seen["sign_flips"] == 0
+
+
+def test_length_alone_can_flip_a_sign_and_is_counted():
+    answers = [(1, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 100), (0.95, 100), (0.49, 100)]
+    seen = metrics(answers, boost=1.0, weight_scale=math.inf)
+    assert seen["sign_flips"] == 2 / 8  # 1 and 0.95 at 100 tokens against 1.99 at one token
+
+
+def mean_ranks(values):
+    ordered = sorted(values)
+    return [ordered.index(v) + (ordered.count(v) + 1) / 2 for v in values]
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        [(0, 1), (0.2, 2), (0.9, 3)],
+        [(0, 3), (1, 1), (1, 2), (0, 3), (1, 7)],
+        [(0.3, 8), (0.1, 8), (0.7, 2), (0.3, 5), (0.2, 1), (0.9, 1)],
+    ],
+)
+def test_rank_correlation_is_spearmans(group):
+    rewards, lengths = zip(*group, strict=True)
+    expected = correlation(mean_ranks(lengths), mean_ranks(rewards))
+    assert metrics(group)["length_score_correlation"] == pytest.approx(expected)
+
+
+def test_rank_correlation_is_the_mean_over_groups_that_have_one():
+    rising, falling = [(0, 1), (0.2, 2), (0.9, 3)], [(1, 1), (0, 2), (0.5, 3)]
+    same = [(1, 1), (1, 2), (1, 3)]
+    assert metrics(rising, falling, same)["length_score_correlation"] == pytest.approx(
+        (1 - 0.5) / 2
+    )
+
+
+def test_groups_of_one_are_all_that_a_batch_without_peers_shows():
+    assert metrics([(1, 5)], [(0, 5)], [(1, 9)]) == {"groups_of_one": 3}
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [[(0, 1), (0, 1)]],
+        [[(1, 1), (1, 1)], [(1, 1), (1, 1), (1, 1)]],
+        [[(1, 0), (0, 0)], [(1, 4)]],
+        [[(-1, 3), (-1, 3000)], [(0.5, 7), (0.2, 9), (1e6, 2)]],
+    ],
+)
+def test_metrics_are_plain_finite_numbers(groups):
+    seen = metrics(*groups)
+    assert set(seen) == KEYS
+    assert {type(value) for value in seen.values()} <= {int, float}
+    assert all(map(math.isfinite, seen.values()))

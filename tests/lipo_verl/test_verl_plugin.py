@@ -1,0 +1,322 @@
+"""LIPO inside the real verl: its registry, its trainer's calls, its configuration, Ray."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+verl = pytest.importorskip("verl")
+
+import hydra  # noqa: E402
+from verl import DataProto  # noqa: E402
+from verl.trainer.ppo import core_algos, metric_utils, ray_trainer  # noqa: E402
+from verl.utils import config as verl_config  # noqa: E402
+
+from lipo_verl import verl_plugin  # noqa: E402
+from lipo_verl.batch import estimate  # noqa: E402
+from lipo_verl.config import LipoConfig, LipoConfigError  # noqa: E402
+from lipo_verl.verl_plugin import LipoSetupError, check_launch, compute_lipo_advantage  # noqa: E402
+
+GRPO = {"boost": 0.0, "weight_scale": math.inf}
+"""LIPO without its length terms."""
+
+
+def algorithm(**lipo):
+    """verl's ``algorithm`` section."""
+    return OmegaConf.create({"adv_estimator": "lipo", "lipo": lipo})
+
+
+def random_batch(sizes, seed=0, binary=True, dtype=torch.float32, mask_dtype=torch.int64):
+    """(token_level_rewards, response_mask, uids): shuffled groups, the score on the last token."""
+    rng = np.random.default_rng(seed)
+    uids = np.array([f"uid-{g}" for g, size in enumerate(sizes) for _ in range(size)], object)
+    rng.shuffle(uids)
+    lengths = rng.integers(1, 33, len(uids))
+    scores = rng.integers(0, 2, len(uids)) if binary else rng.random(len(uids))
+    rewards = torch.zeros(len(uids), 32, dtype=dtype)
+    rewards[torch.arange(len(uids)), torch.from_numpy(lengths - 1)] = torch.tensor(scores).to(dtype)
+    mask = torch.arange(32)[None, :] < torch.from_numpy(lengths)[:, None]
+    return rewards, mask.to(mask_dtype), uids
+
+
+def proto(rewards, mask, uids):
+    """The batch as verl's trainer holds it."""
+    prompts = torch.ones(len(uids), 4, dtype=torch.int64)
+    tensors = {
+        "prompts": prompts,
+        "responses": torch.ones_like(mask),
+        "response_mask": mask,
+        "attention_mask": torch.cat([prompts, mask], 1),
+        "token_level_scores": rewards,
+        "token_level_rewards": rewards,
+    }
+    return DataProto.from_dict(tensors=tensors, non_tensors={"uid": uids})
+
+
+def ppo_config(*overrides):
+    """The configuration that verl's PPO trainer would start with."""
+    usual = (
+        "algorithm.adv_estimator=lipo",
+        "actor_rollout_ref.rollout.n=4",
+        "actor_rollout_ref.actor.use_dynamic_bsz=true",
+    )
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        return hydra.compose(config_name="ppo_trainer", overrides=[*usual, *overrides])
+
+
+# Registration
+
+
+def test_importing_verl_registers_lipo():
+    assert core_algos.get_adv_estimator_fn("lipo") is compute_lipo_advantage
+
+
+def test_registering_again_is_harmless(monkeypatch):
+    monkeypatch.setattr(verl_config, "validate_config", verl_config.validate_config)
+    monkeypatch.setattr(metric_utils, "compute_data_metrics", metric_utils.compute_data_metrics)
+    verl_plugin._register()
+    assert core_algos.get_adv_estimator_fn("lipo") is compute_lipo_advantage
+    data = proto(*random_batch([4, 4]))
+    data = ray_trainer.compute_advantage(data, "lipo", config=algorithm())
+    seen = metric_utils.compute_data_metrics(data, use_critic=False)
+    assert seen["lipo/groups_of_one"] == 0
+    with pytest.raises(LipoSetupError):
+        verl_config.validate_config(ppo_config("actor_rollout_ref.rollout.n=1"), False, False)
+
+
+def test_unknown_version_of_verl_is_left_alone_and_lipo_refused(monkeypatch):
+    monkeypatch.setattr(verl_config, "validate_config", verl_config.validate_config)
+    monkeypatch.setattr(metric_utils, "compute_data_metrics", metric_utils.compute_data_metrics)
+    monkeypatch.setattr(verl, "__version__", "0.10.0")
+    registry = {k: v for k, v in core_algos.ADV_ESTIMATOR_REGISTRY.items() if k != "lipo"}
+    monkeypatch.setattr(core_algos, "ADV_ESTIMATOR_REGISTRY", registry)
+    metrics_before = metric_utils.compute_data_metrics
+    verl_plugin._register()
+    assert "lipo" not in registry
+    assert metric_utils.compute_data_metrics is metrics_before
+    with pytest.raises(LipoSetupError, match=r"does not know verl 0\.10\.0.*0\.9\.x"):
+        verl_config.validate_config(ppo_config(), False, False)
+    verl_config.validate_config(ppo_config("algorithm.adv_estimator=grpo"), False, False)
+
+
+# The estimator
+
+
+@pytest.mark.parametrize("sizes", [[8] * 6, [2, 5, 3, 9, 2, 16, 4]])
+@pytest.mark.parametrize(("binary", "dtype"), [(True, torch.float32), (False, torch.float64)])
+@pytest.mark.parametrize("seed", range(5))
+def test_without_length_terms_equals_verls_grpo(monkeypatch, sizes, binary, dtype, seed):
+    rewards, mask, uids = random_batch(sizes, seed, binary, dtype)
+    expected, _ = core_algos.compute_grpo_outcome_advantage(rewards, mask, uids)
+    assert expected.abs().max() > 0.5
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("LIPO called verl's GRPO")
+
+    monkeypatch.setattr(core_algos, "compute_grpo_outcome_advantage", refuse)
+    for name in core_algos.ADV_ESTIMATOR_REGISTRY.keys() - {"lipo"}:
+        monkeypatch.setitem(core_algos.ADV_ESTIMATOR_REGISTRY, name, refuse)
+    data = proto(rewards, mask, uids)
+    data = ray_trainer.compute_advantage(data, "lipo", config=algorithm(**GRPO))
+    assert data.batch["advantages"].dtype == dtype
+    torch.testing.assert_close(data.batch["advantages"], expected, rtol=0, atol=1e-6)
+    assert torch.equal(data.batch["returns"], data.batch["advantages"])
+
+
+def test_trainers_call_hands_over_scores_lengths_and_settings():
+    rewards, mask, uids = random_batch([4, 6, 2], binary=False)
+    settings = {"boost": 1.0, "decay": "cosine", "weight_advantage": True}
+    data = ray_trainer.compute_advantage(
+        proto(rewards, mask, uids), "lipo", config=algorithm(**settings)
+    )
+    expected, _ = estimate(rewards.sum(1), mask.sum(1), uids, LipoConfig(**settings))
+    torch.testing.assert_close(data.batch["advantages"], expected.float()[:, None] * mask)
+    plain = ray_trainer.compute_advantage(proto(rewards, mask, uids), "lipo", config=algorithm())
+    assert not torch.allclose(plain.batch["advantages"], data.batch["advantages"], atol=1e-3)
+
+
+def test_section_may_be_absent():
+    rewards, mask, uids = random_batch([4, 4])
+    bare, _ = compute_lipo_advantage(rewards, mask, uids, OmegaConf.create({}))
+    assert torch.equal(bare, compute_lipo_advantage(rewards, mask, uids, algorithm())[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mask_dtype", [torch.int64, torch.int32, torch.bool, torch.float32])
+def test_masks_of_any_type(dtype, mask_dtype):
+    rewards, mask, uids = random_batch([4, 4], dtype=dtype)
+    expected, _ = compute_lipo_advantage(rewards, mask, uids, algorithm())
+    advantages, returns = compute_lipo_advantage(rewards, mask.to(mask_dtype), uids, algorithm())
+    assert advantages.dtype == returns.dtype == dtype
+    assert torch.equal(advantages, expected)
+    assert (advantages[mask == 0] == 0).all() and (advantages[mask == 1] != 0).any()
+
+
+def test_tokens_of_the_environment_do_not_count_as_length():
+    rewards, mask, uids = random_batch([4])
+    holed = mask.clone()
+    holed[:, 1:5] = 0
+    advantages, _ = compute_lipo_advantage(rewards, holed, uids, algorithm())
+    expected, _ = estimate(rewards.sum(1), holed.sum(1), uids, LipoConfig())
+    torch.testing.assert_close(advantages, expected.float()[:, None] * holed)
+
+
+def test_response_without_peers_gets_zero():
+    rewards, mask, uids = random_batch([1, 1, 4], seed=3)
+    advantages, _ = compute_lipo_advantage(rewards, mask, uids, algorithm())
+    alone = np.isin(uids, ["uid-0", "uid-1"])
+    assert (advantages[alone] == 0).all()
+    assert (advantages[~alone] != 0).any()
+
+
+def test_score_that_is_not_a_number_is_named():
+    rewards, mask, uids = random_batch([2, 2])
+    rewards[2, 0] = math.nan
+    with pytest.raises(ValueError, match=f"uid '{uids[2]}' .* is nan"):
+        compute_lipo_advantage(rewards, mask, uids, algorithm())
+
+
+def test_inputs_are_left_as_they_were_and_no_gradient_is_kept():
+    rewards, mask, uids = random_batch([4, 4])
+    rewards.requires_grad_()
+    before = rewards.detach().clone()
+    advantages, _ = compute_lipo_advantage(rewards, mask, uids, algorithm())
+    assert torch.equal(rewards, before)
+    assert not advantages.requires_grad
+
+
+def test_every_group_of_settings_is_announced_once(capsys):
+    rewards, mask, uids = random_batch([4])
+    verl_plugin._announce.cache_clear()
+    for boost in (0.11, 0.11, 0.12):
+        compute_lipo_advantage(rewards, mask, uids, algorithm(boost=boost))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("boost=")[1].split()[0] for line in lines] == ["0.11", "0.12"]
+    assert lines[0].startswith("LIPO is live in process ")
+
+
+# The launch
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "text"),
+    [
+        (
+            "actor_rollout_ref.rollout.n=1",
+            LipoSetupError,
+            r"actor_rollout_ref\.rollout\.n=1\. Set it to 2 or more",
+        ),
+        (
+            "algorithm.use_kl_in_reward=true",
+            LipoSetupError,
+            r"Set algorithm\.use_kl_in_reward=False, and actor_rollout_ref\.actor\.use_kl_loss",
+        ),
+        (
+            "algorithm.rollout_correction.rollout_rs=token_k1",
+            LipoSetupError,
+            r"rollout_rs=token_k1 empties the mask .* Set it to null",
+        ),
+        ("+algorithm.lipo.bost=0.2", LipoConfigError, r"Did you mean algorithm\.lipo\.boost\?"),
+        ("+algorithm.lipo.pairing=next", LipoConfigError, r"'next'.*'all' or 'adjacent'"),
+    ],
+)
+def test_impossible_launch_is_refused_by_verls_own_check(override, error, text):
+    config = ppo_config(override)
+    with pytest.raises(error, match=text):
+        check_launch(config)
+    with pytest.raises(error, match=text):
+        verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+
+
+def test_trainer_uses_the_wrapped_check():
+    from verl.trainer import main_ppo
+
+    assert main_ppo.validate_config is verl_config.validate_config
+    assert main_ppo.validate_config.__wrapped__.__module__ == "verl.utils.config"
+
+
+def test_good_launch_passes_lipos_and_verls_checks(capsys):
+    config = ppo_config("+algorithm.lipo.weight_scale=inf", "+algorithm.lipo.boost=0.2")
+    verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+    assert "checks passed" in capsys.readouterr().out
+    assert LipoConfig.parse(config.algorithm.lipo).weight_scale == math.inf
+
+
+def test_verls_own_check_still_runs_after_lipos():
+    config = ppo_config("actor_rollout_ref.actor.use_dynamic_bsz=false")
+    with pytest.raises(Exception, match="ppo_micro_batch_size"):
+        verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+
+
+def test_other_estimators_launch_as_before_and_are_told_of_unread_settings(caplog):
+    overrides = ("algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=1")
+    verl_config.validate_config(ppo_config(*overrides), False, False)
+    assert not caplog.records
+    verl_config.validate_config(ppo_config(*overrides, "+algorithm.lipo.boost=1"), False, False)
+    assert "algorithm.adv_estimator=grpo does not read it" in caplog.text
+
+
+# The metrics
+
+
+def test_metrics_follow_an_estimate_and_nothing_else():
+    data = ray_trainer.compute_advantage(
+        proto(*random_batch([4, 4, 1])), "lipo", config=algorithm()
+    )
+    first = ray_trainer.compute_data_metrics(data, use_critic=False)
+    second = ray_trainer.compute_data_metrics(data, use_critic=False)
+    mine = {key for key in first if key.startswith("lipo/")}
+    assert first["lipo/groups_of_one"] == 1
+    assert {"lipo/boosted", "lipo/sign_flips", "lipo/optimum_length"} <= mine
+    assert "critic/score/mean" in second
+    assert second.keys() == first.keys() - mine
+    verls = ray_trainer.compute_data_metrics.__wrapped__(data, use_critic=False)
+    assert second == verls
+
+
+def test_metrics_are_those_of_the_last_batch():
+    for sizes in ([1, 1, 4], [1, 3]):
+        compute_lipo_advantage(*random_batch(sizes), algorithm())
+    data = proto(*random_batch([4]))
+    data = ray_trainer.compute_advantage(data, "grpo", config=OmegaConf.create({}))
+    assert metric_utils.compute_data_metrics(data, use_critic=False)["lipo/groups_of_one"] == 1
+
+
+# Ray
+
+
+@pytest.mark.real_stack
+def test_ray_actor_that_imports_verl_has_lipo_and_says_so():
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False)
+    try:
+
+        @ray.remote
+        class Worker:
+            def look(self, rewards, mask, uids):
+                import contextlib
+                import io
+                import os
+
+                from omegaconf import OmegaConf
+                from verl.trainer.ppo import core_algos
+
+                estimator = core_algos.ADV_ESTIMATOR_REGISTRY["lipo"]
+                said = io.StringIO()
+                with contextlib.redirect_stdout(said):
+                    advantages, _ = estimator(
+                        rewards, mask, index=uids, config=OmegaConf.create({"lipo": {"boost": 0.2}})
+                    )
+                return os.getpid(), said.getvalue(), advantages
+
+        batch = random_batch([4, 4])
+        pid, said, advantages = ray.get(Worker.remote().look.remote(*batch), timeout=300)
+    finally:
+        ray.shutdown()
+    assert said == (
+        f"LIPO is live in process {pid} (verl {verl.__version__}): {LipoConfig(boost=0.2)}\n"
+    )
+    assert torch.equal(advantages, compute_lipo_advantage(*batch, algorithm(boost=0.2))[0])
