@@ -1,0 +1,5 @@
+"""`python -m amm`."""
+
+from amm.cli import main
+
+main()

@@ -1,0 +1,113 @@
+"""What a merge is made of: the content of `merge.yaml`, and the arguments of `amm.merge`.
+
+    base: models/Qwen2.5-VL-3B-Instruct
+    experts:
+      - runs/math/global_step_120
+      - runs/charts/global_step_90/actor
+    method: amm                 # default
+    parameters: {steps: 300}    # settings of the method, all optional
+    output: models/merged
+
+Relative paths are relative to the folder that the command is run in, as on the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+
+from amm.errors import InputError
+from amm.methods import get_method
+from amm.settings import Settings, validated
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?\s*", re.IGNORECASE)
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+
+
+def parse_size(value: Any) -> int:
+    """Bytes from a number, or from a text such as `500MB`, `1 GB` (10⁹) or `1GiB` (2³⁰).
+
+    Raises:
+        ValueError: it is neither, or less than one byte.
+    """
+    match = _SIZE.fullmatch(str(value))
+    if match is None:
+        raise ValueError("a size such as 500MB, 1GB or 1GiB")
+    unit = (match[2] or "").lower()
+    size = int(float(match[1]) * (1024 if "i" in unit else 1000) ** _POWER[unit[:1]])
+    if size < 1:
+        raise ValueError("at least one byte")
+    return size
+
+
+class MergeConfig(Settings):
+    """A merge.
+
+    Attributes:
+        base: folder of the model that the experts were trained from.
+        experts: their folders: Hugging Face folders, or FSDP shards of verl or EasyR1.
+        output: the folder to write; it must not exist, or be empty.
+        method: name of the merge method.
+        parameters: settings of the method.
+        save_dtype: dtype of the merged weights; None keeps that of each tensor of the base.
+        compute_dtype: dtype in which differences are taken and merged.
+        device: where the method runs: `cpu`, `cuda`, or `cuda:N`. Tensors are read, and the rest
+            of the work is done, on the CPU.
+        max_shard_size: bytes of weights in one output file, a number or a text such as `1GB`.
+        copy_files_from: folder whose files other than weights (configuration, tokenizer,
+            processor, chat template …) are copied into the output; None takes the base's.
+    """
+
+    base: Folder
+    experts: tuple[Folder, ...] = Field(min_length=1)
+    output: Folder
+    method: str = "amm"
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    save_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    compute_dtype: Literal["float32", "float64"] = "float32"
+    device: str = "cpu"
+    max_shard_size: Annotated[int, BeforeValidator(parse_size)] = 10**9
+    copy_files_from: Folder | None = None
+
+    @field_validator("device")
+    @classmethod
+    def _device_exists(cls, value: str) -> str:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+            raise ValueError("cpu, cuda or cuda:N")
+        if value != "cpu" and int(value.partition(":")[2] or 0) >= torch.cuda.device_count():
+            raise ValueError(f"cpu or one of the {torch.cuda.device_count()} CUDA devices here")
+        return value
+
+    def method_settings(self) -> Settings:
+        """The method's settings from `parameters`.
+
+        Raises:
+            InputError: unknown method, or a wrong key or value.
+        """
+        method = get_method(self.method)
+        return validated(method.settings, self.parameters, f"parameters of method '{self.method}'")
+
+
+def load_config(path: str | Path) -> MergeConfig:
+    """Read `merge.yaml`.
+
+    Raises:
+        InputError: it isn't there, isn't YAML, or has wrong keys or values.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} isn't YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must have keys and values, such as 'base: path/to/model'.")
+    return validated(MergeConfig, content, str(path))

@@ -1,0 +1,29 @@
+"""Weight averaging: the merged model is the mean of the experts."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from amm.methods.registry import register
+from amm.settings import Settings
+
+
+class MeanSettings(Settings):
+    """Averaging has no settings."""
+
+
+@register("mean", settings=MeanSettings, tensors="all", elementwise=True)
+def mean(task_vectors: Tensor, settings: MeanSettings) -> Tensor:
+    """Mean of the task vectors, (1/K) Σ τ_i.
+
+    An expert that left a tensor as it was counts like any other, so that the result is the mean
+    of the experts' weights.
+
+    Args:
+        task_vectors: K × the tensor's shape, τ_i = W_i − W_0.
+        settings: none.
+
+    Returns:
+        What is added to the base, the tensor's shape.
+    """
+    return task_vectors.mean(dim=0)

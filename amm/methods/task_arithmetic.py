@@ -1,0 +1,32 @@
+"""Task arithmetic (Ilharco et al., arXiv 2212.04089): add the task vectors up."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from amm.methods.registry import register
+from amm.settings import Settings
+
+
+class TaskArithmeticSettings(Settings):
+    """Settings of task arithmetic.
+
+    Attributes:
+        scale: factor on the sum.
+    """
+
+    scale: float = 1.0
+
+
+@register("task_arithmetic", settings=TaskArithmeticSettings, tensors="all", elementwise=True)
+def task_arithmetic(task_vectors: Tensor, settings: TaskArithmeticSettings) -> Tensor:
+    """Scaled sum of the task vectors, scale · Σ τ_i.
+
+    Args:
+        task_vectors: K × the tensor's shape, τ_i = W_i − W_0.
+        settings: the scale.
+
+    Returns:
+        What is added to the base, the tensor's shape.
+    """
+    return settings.scale * task_vectors.sum(dim=0)

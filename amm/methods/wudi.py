@@ -1,0 +1,77 @@
+"""WUDI-Merging (arXiv 2503.08099): minimise the interference of the merged task vector.
+
+    minimise   Σ_i ‖(τ − τ_i) τ_iᵀ‖²_F / ‖τ_i‖²_F   from  τ = Σ_i τ_i,  Adam, 300 steps    [V]
+
+for each 2-D weight of a linear layer by itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from amm.methods.descent import (
+    PUBLISHED_EPS,
+    PUBLISHED_LR,
+    PUBLISHED_RMS,
+    Interference,
+    common_rms,
+    descend,
+    frobenius_norms,
+    full_precision,
+    moved,
+)
+from amm.methods.registry import OtherTensors, register
+from amm.settings import Settings
+
+
+class WudiSettings(Settings):
+    """Settings of WUDI.
+
+    Attributes:
+        steps: Adam steps [V].
+        normalize: work in units of the layer's common RMS [D]. Off: in units of the weights, as
+            published, where the result depends on how large the deltas are.
+        lr: Adam's step. Default: 0.01 of the layer's RMS with `normalize`, else the published
+            1e-5 [V]; the two are the same at RMS 1e-3. Adam's ε goes with it: 1e-5, else 1e-8.
+        scale: W = W_0 + scale · τ.
+        other_tensors: what is done with embeddings, heads, norms, biases and convolutions: `mean`
+            or sum (`task_arithmetic`) of the task vectors, or `base`.
+    """
+
+    steps: int = Field(300, ge=0)
+    normalize: bool = True
+    lr: float | None = Field(None, gt=0)
+    scale: float = 1.0
+    other_tensors: OtherTensors = "mean"
+
+
+@register("wudi", settings=WudiSettings, tensors="linear")
+@full_precision
+def wudi(task_vectors: Tensor, settings: WudiSettings) -> Tensor:
+    """Merge one linear layer.
+
+    Args:
+        task_vectors: K × out × in, τ_i = W_i − W_0, float32 or float64. Zero ones are left out.
+        settings: see `WudiSettings`.
+
+    Returns:
+        scale · τ, out × in; zero when every τ_i is.
+    """
+    vectors = moved(task_vectors)
+    if not len(vectors):
+        return torch.zeros_like(task_vectors[0])
+    unit = common_rms(vectors) if settings.normalize else 1.0
+    published_unit = PUBLISHED_RMS if settings.normalize else 1.0
+
+    layer = Interference(vectors / unit)
+    weights = frobenius_norms(layer.task_vectors).pow(-2).to(vectors.dtype)
+    travelled = descend(
+        layer,
+        lambda delta: layer.gradient(delta, weights),
+        steps=settings.steps,
+        lr=settings.lr or PUBLISHED_LR / published_unit,
+        eps=PUBLISHED_EPS / published_unit,
+    )
+    return settings.scale * (vectors.sum(dim=0) + unit * travelled)

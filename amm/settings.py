@@ -1,0 +1,58 @@
+"""Base class of every set of settings, and validation whose errors name the allowed values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from amm.errors import InputError, did_you_mean
+
+
+class Settings(BaseModel):
+    """Frozen settings; unknown keys, NaN and infinities are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def validated(model: type[AnySettings], values: Mapping[str, Any], where: str) -> AnySettings:
+    """Build settings from a user's mapping.
+
+    Args:
+        model: the settings class.
+        values: key → value, as read from YAML or passed in Python.
+        where: what the mapping is, for the message ("merge.yaml", "parameters of method 'amm'").
+
+    Raises:
+        InputError: one line for each key or value that is wrong.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        lines = [_line(model, problem, where) for problem in error.errors()]
+        raise InputError("\n".join(lines)) from None
+
+
+def _line(model: type[Settings], problem: Mapping[str, Any], where: str) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    value = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown key '{key}'. {did_you_mean(key, model.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{where}: the key '{key}' is missing; add it."
+    if problem["type"] == "literal_error":
+        return f"{where}: {key} can't be {value!r}. {did_you_mean(value, _choices(model, problem))}"
+    if problem["type"] == "too_short":
+        return f"{where}: {key} is empty; name at least {problem['ctx']['min_length']}."
+    reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{where}: {key} can't be {value!r}: it must be {reason.partition(', unable')[0]}."
+
+
+def _choices(model: type[Settings], problem: Mapping[str, Any]) -> list[str]:
+    annotation = model.model_fields[problem["loc"][0]].annotation
+    parts = [annotation, *get_args(annotation)]
+    return [str(v) for part in parts if get_origin(part) is Literal for v in get_args(part)]

@@ -1,0 +1,69 @@
+"""merge.yaml."""
+
+import pytest
+
+from amm.config import MergeConfig, load_config, parse_size
+from amm.errors import InputError
+
+GOOD = "base: b\nexperts: [e, ~/f]\noutput: o\n"
+
+
+def load(tmp_path, text):
+    (tmp_path / "merge.yaml").write_text(text)
+    return load_config(tmp_path / "merge.yaml")
+
+
+def test_defaults(tmp_path):
+    config = load(tmp_path, GOOD)
+    assert (config.method, config.save_dtype, config.compute_dtype) == ("amm", None, "float32")
+    assert config.max_shard_size == 10**9
+    assert str(config.base) == "b", "relative to the current folder"
+    assert config.experts[1].is_absolute(), "~ is the home folder"
+    assert isinstance(config, MergeConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "metod: amm", r"unknown key 'metod'. Did you mean 'method'\? Allowed: base"),
+        (GOOD + "save_dtype: bf16", r"save_dtype can't be 'bf16'. Did you mean 'bfloat16'\?"),
+        (GOOD + "compute_dtype: float16", "Allowed: float32, float64"),
+        (GOOD + "max_shard_size: huge", "must be a size such as 500MB"),
+        (GOOD + "device: gpu", "must be cpu, cuda or cuda:N"),
+        ("base: b\noutput: o", "key 'experts' is missing"),
+        ("base: b\nexperts: []\noutput: o", "experts is empty; name at least 1"),
+        ("- a", "must have keys and values"),
+        ("", "must have keys and values"),
+        ("a: [", "isn't YAML"),
+    ],
+)
+def test_wrong_files_are_answered_in_one_line(tmp_path, text, message):
+    with pytest.raises(InputError, match=message) as error:
+        load(tmp_path, text)
+    assert "merge.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match="can't be read: No such file"):
+        load_config(tmp_path / "no.yaml")
+
+
+def test_parameters_are_checked_by_the_method(tmp_path):
+    config = load(tmp_path, GOOD + "parameters: {stps: 3}")
+    with pytest.raises(InputError, match="unknown key 'stps'. Did you mean 'steps'"):
+        config.method_settings()
+    assert load(tmp_path, GOOD + "parameters: {lr: 1e-2}").method_settings().lr == 0.01
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [(7, 7), ("500MB", 5 * 10**8), ("1 GB", 10**9), ("1GiB", 2**30), ("1.5k", 1500), ("2T", 2e12)],
+)
+def test_sizes(value, size):
+    assert parse_size(value) == size
+
+
+@pytest.mark.parametrize("value", [0, -3, True, "GB", "1 PB", None])
+def test_sizes_that_are_none(value):
+    with pytest.raises(ValueError, match="size|byte"):
+        parse_size(value)

@@ -1,0 +1,250 @@
+"""Whole merges of pico models."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from pico_models import OTHER_FILES, SHAPES, load_folder, pico_weights, save_folder
+
+import amm
+from amm.checkpoints import keys
+from amm.diagnostics import layer_figures
+from amm.layers import is_linear
+from amm.methods import get_method
+
+
+def in_memory(base, experts, method, parameters, dtype=torch.float32):
+    """The same merge with all models in memory."""
+    chosen = get_method(method)
+    settings, merged = chosen.settings(**parameters), {}
+    for key, stored in base.items():
+        vectors = torch.stack([e[key].to(dtype) - stored.to(dtype) for e in experts])
+        if chosen.tensors == "all" or is_linear(key, stored.shape):
+            tau = chosen.function(vectors, settings)
+        elif settings.other_tensors == "base":
+            tau = torch.zeros_like(vectors[0])
+        else:
+            tau = vectors.mean(0) if settings.other_tensors == "mean" else vectors.sum(0)
+        merged[key] = (stored.to(dtype) + tau).to(stored.dtype)
+    return merged
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("amm", {"steps": 20}),
+        ("amm", {"steps": 20, "other_tensors": "base"}),
+        ("wudi", {"steps": 20, "other_tensors": "task_arithmetic"}),
+        ("mean", {}),
+        ("task_arithmetic", {"scale": 0.5}),
+    ],
+)
+def test_streamed_is_in_memory_bit_for_bit(pico, tmp_path, monkeypatch, method, parameters):
+    base, experts = pico
+    monkeypatch.setattr(keys.row_blocks, "__defaults__", (64,))
+    out = tmp_path / "out"
+    amm.merge(base, experts, output=out, method=method, parameters=parameters, max_shard_size=2000)
+    expected = in_memory(load_folder(base), list(map(load_folder, experts)), method, parameters)
+    merged = load_folder(out)
+    assert {k: (v.shape, v.dtype) for k, v in merged.items()} == {
+        k: (v.shape, v.dtype) for k, v in load_folder(base).items()
+    }
+    for key in expected:
+        assert torch.equal(merged[key], expected[key]), key
+
+
+def test_other_files_come_from_the_base_or_the_named_donor(pico, tmp_path):
+    base, experts = pico
+    amm.merge(base, experts, output=tmp_path / "a", method="mean")
+    (experts[0] / "config.json").write_bytes(b"{ }\r\n")
+    donor = experts[0]
+    amm.merge(base, experts, output=tmp_path / "b", method="mean", copy_files_from=donor)
+    for name, content in OTHER_FILES.items():
+        assert (tmp_path / "a" / name).read_bytes() == content
+    assert (tmp_path / "b" / "config.json").read_bytes() == b"{ }\r\n"
+
+
+def test_one_expert_gives_that_expert(pico, tmp_path):
+    base, experts = pico
+    amm.merge(base, experts[:1], output=tmp_path / "out", save_dtype="float32")
+    merged, expert = load_folder(tmp_path / "out"), load_folder(experts[0])
+    for key in expert:
+        torch.testing.assert_close(merged[key], expert[key], rtol=1e-6, atol=1e-7)
+
+
+def test_what_no_expert_moved_keeps_the_bases_bytes(pico, tmp_path):
+    """Also −0.0, which adding zero would turn into 0.0."""
+    base, experts = pico
+    weights = load_folder(base)
+    frozen = [key for key in SHAPES if "up_proj" in key or key.startswith("visual")]
+    for key in frozen:
+        weights[key].view(-1)[0] = -0.0
+    base = save_folder(tmp_path / "frozen", weights)
+    trained = [load_folder(folder) for folder in experts]
+    for i, expert in enumerate(trained):
+        expert |= {key: weights[key].float() for key in frozen}
+        experts[i] = save_folder(tmp_path / f"frozen{i}", expert)
+    result = amm.merge(base, experts, output=tmp_path / "out", parameters={"steps": 5})
+    merged = load_folder(tmp_path / "out")
+    for key in frozen:
+        assert torch.equal(merged[key].view(torch.int16), weights[key].view(torch.int16))
+    assert {t.name for t in result.tensors if t.rule == "unchanged"} == set(frozen)
+
+
+def test_expert_that_left_a_layer_alone_is_skipped_there(pico, tmp_path):
+    base, experts = pico
+    key = "model.layers.0.self_attn.q_proj.weight"
+    second = load_folder(experts[1]) | {key: load_folder(base)[key].float()}
+    experts[1] = save_folder(tmp_path / "half", second)
+    result = amm.merge(base, experts, output=tmp_path / "out", save_dtype="float32")
+    (report,) = [t for t in result.tensors if t.name == key]
+    assert report.layer.experts == 1
+    torch.testing.assert_close(load_folder(tmp_path / "out")[key], load_folder(experts[0])[key])
+
+
+def test_rounding_to_bf16_loses_most_of_a_small_delta_and_says_so(pico, tmp_path, caplog):
+    base, _ = pico
+    weights = load_folder(base)
+    experts = [
+        save_folder(
+            tmp_path / f"small{seed}",
+            {k: weights[k].float() * 0.02 + v for k, v in pico_weights(seed, 1e-5).items()},
+        )
+        for seed in (1, 2)
+    ]
+    base = save_folder(tmp_path / "b", {k: (v.float() * 0.02).float() for k, v in weights.items()})
+    with caplog.at_level(logging.WARNING, "amm"):
+        rounded = amm.merge(base, experts, output=tmp_path / "bf16", save_dtype="bfloat16")
+    exact = amm.merge(base, experts, output=tmp_path / "fp32")
+    assert rounded.rounding_kept < 0.35 < 0.95 < exact.rounding_kept
+    assert any("kept only" in warning for warning in rounded.warnings)
+    assert caplog.messages == rounded.warnings
+    assert exact.warnings == []
+    assert load_folder(tmp_path / "bf16")["model.norm.weight"].dtype == torch.bfloat16
+
+
+def test_far_going_layers_are_warned_of(pico, tmp_path):
+    base, experts = pico
+    result = amm.merge(base, experts, output=tmp_path / "out", parameters={"scale": 9.0})
+    assert len(result.warnings) == 3
+    assert "times ‖Σ τ_i‖" in result.warnings[0]
+
+
+def test_report_is_the_same_for_the_same_inputs_and_has_the_figures(pico, tmp_path):
+    base, experts = pico
+    for name in ("a", "b"):
+        amm.merge(base, experts, output=tmp_path / name, save_dtype="float32")
+    texts = [(tmp_path / name / "merge_report.json").read_bytes() for name in ("a", "b")]
+    assert texts[0] == texts[1]
+    report = json.loads(texts[0])
+    assert report["config"]["parameters"]["steps"] == 300
+    assert (
+        report["found"]["experts"]
+        == ["Hugging Face folder, 1 safetensors file, 8 tensors, float32"] * 2
+    )
+    tensors = {t["name"]: t for t in report["tensors"]}
+    assert set(tensors) == set(SHAPES)
+    key = "model.layers.0.mlp.down_proj.weight"
+    start = load_folder(base)[key].float()
+    vectors = torch.stack([load_folder(e)[key] - start for e in experts])
+    figures = layer_figures(vectors, load_folder(tmp_path / "a")[key] - start)
+    assert tensors[key]["layer"]["rho"] == 2 * 8 / 48
+    assert tensors[key]["layer"]["norm_ratio"] == pytest.approx(figures.norm_ratio, rel=1e-3)
+    assert tensors[key]["layer"]["loss_after"] < tensors[key]["layer"]["loss_before"]
+    assert tensors["model.norm.weight"]["layer"] is None
+
+
+def test_entries_that_are_not_finite_are_named(pico, tmp_path):
+    base, experts = pico
+    weights = load_folder(experts[1])
+    weights["model.norm.weight"][3] = float("nan")
+    experts[1] = save_folder(tmp_path / "nan", weights)
+    with pytest.raises(
+        amm.InputError, match="nan: model.norm.weight has entries that aren't finite"
+    ):
+        amm.merge(base, experts, output=tmp_path / "out", method="mean")
+    assert not (tmp_path / "out").exists() and not (tmp_path / ".out.partial").exists()
+
+
+def test_overflow_of_the_saved_dtype_is_an_error(pico, tmp_path):
+    base, experts = pico
+    with pytest.raises(amm.InputError, match="don't fit torch.float16"):
+        amm.merge(
+            base,
+            experts,
+            output=tmp_path / "out",
+            method="task_arithmetic",
+            parameters={"scale": 1e8},
+            save_dtype="float16",
+        )
+
+
+def test_integer_tensors_are_kept_and_must_agree(pico, tmp_path):
+    base, experts = pico
+    folders = []
+    for i, folder in enumerate([base, *experts]):
+        weights = load_folder(folder) | {"ids": torch.arange(4)}
+        folders.append(save_folder(tmp_path / f"with_ids{i}", weights))
+    amm.merge(folders[0], folders[1:], output=tmp_path / "out", method="mean")
+    assert torch.equal(load_folder(tmp_path / "out")["ids"], torch.arange(4))
+    weights["ids"] = torch.arange(4) + 1
+    folders[2] = save_folder(tmp_path / "other_ids", weights)
+    with pytest.raises(amm.InputError, match="other_ids: ids differs from the base's"):
+        amm.merge(folders[0], folders[1:], output=tmp_path / "out2", method="mean")
+
+
+def test_differences_are_found_before_any_work(pico, tmp_path):
+    base, experts = pico
+    weights = load_folder(experts[0])
+    weights["model.norm.weight"] = torch.ones(17)
+    wrong = save_folder(tmp_path / "wrong", weights)
+    with pytest.raises(amm.InputError, match=r"model.norm.weight +16 +17"):
+        amm.merge(base, [wrong], output=tmp_path / "out")
+    assert not (tmp_path / ".out.partial").exists()
+
+
+def test_progress_ends_at_one(pico, tmp_path):
+    base, experts = pico
+    seen = []
+    amm.merge(
+        base,
+        experts,
+        output=tmp_path / "out",
+        parameters={"steps": 1},
+        progress=lambda name, done: seen.append((name, done)),
+    )
+    assert [name for name, _ in seen] == sorted(SHAPES)
+    assert [done for _, done in seen] == sorted(done for _, done in seen)
+    assert seen[-1][1] == pytest.approx(1.0)
+
+
+def test_float64_differs_from_float32_by_rounding_only(pico, tmp_path):
+    base, experts = pico
+    for dtype in ("float32", "float64"):
+        out = tmp_path / dtype
+        amm.merge(base, experts, output=out, compute_dtype=dtype, save_dtype="float32")
+    one, two = load_folder(tmp_path / "float32"), load_folder(tmp_path / "float64")
+    for key in SHAPES:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-6)
+
+
+def test_killed_merge_leaves_no_output_and_can_be_run_again(pico, tmp_path):
+    base, experts = pico
+    out = tmp_path / "out"
+    script = (
+        "import os, signal, sys, amm\n"
+        "kill = lambda name, done: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "amm.merge(sys.argv[1], sys.argv[2:4], output=sys.argv[4], method='mean', progress=kill)"
+    )
+    arguments = [sys.executable, "-c", script, str(base), *map(str, experts), str(out)]
+    assert subprocess.run(arguments).returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert os.listdir(tmp_path / ".out.partial")
+    amm.merge(base, experts, output=out, method="mean")
+    assert not (tmp_path / ".out.partial").exists()
+    assert set(load_folder(out)) == set(SHAPES)

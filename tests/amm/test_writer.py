@@ -1,0 +1,140 @@
+"""Writer: files that safetensors reads, files copied byte for byte, whole or not at all."""
+
+import json
+import os
+
+import pytest
+import torch
+from pico_models import OTHER_FILES, load_folder
+from safetensors import safe_open
+
+from amm.checkpoints.writer import Entry, OutputFolder, SafetensorsWriter, is_weight_file
+from amm.errors import InputError
+
+WEIGHTS = {
+    "odd": torch.ones(3).bfloat16(),
+    "bytes": torch.arange(5, dtype=torch.uint8),
+    "single": torch.randn(7, 5),
+    "wide": torch.randn(3).double(),
+    "half": torch.randn(11).half(),
+    "scalar": torch.tensor(2.5),
+    "empty": torch.zeros(0, 4),
+}
+
+
+def write(folder, weights, max_shard_size):
+    entries = [Entry(name, tuple(t.shape), t.dtype) for name, t in weights.items()]
+    writer = SafetensorsWriter(folder, entries, max_shard_size)
+    for entry in writer.plan:
+        tensor = weights[entry.name]
+        writer.write(entry.name, tensor.split(2) if tensor.dim() else [tensor])
+    writer.finish()
+
+
+@pytest.mark.parametrize("max_shard_size", [1, 60, 10**9])
+def test_safetensors_reads_what_was_written(tmp_path, max_shard_size):
+    write(tmp_path, WEIGHTS, max_shard_size)
+    loaded = load_folder(tmp_path)
+    assert set(loaded) == set(WEIGHTS)
+    for name, tensor in WEIGHTS.items():
+        assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor), name
+
+
+def test_one_file_has_the_plain_name_and_no_index(tmp_path):
+    write(tmp_path, WEIGHTS, 10**9)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_several_files_are_bounded_and_indexed(tmp_path):
+    weights = {f"w{i}": torch.full((10,), float(i)) for i in range(5)}
+    write(tmp_path, weights, 80)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 200
+    assert index["weight_map"] == {
+        f"w{i}": f"model-{i // 2 + 1:05d}-of-00003.safetensors" for i in range(5)
+    }
+    for file in set(index["weight_map"].values()):
+        assert (tmp_path / file).is_file()
+
+
+def test_departing_from_the_plan_is_an_error(tmp_path):
+    writer = SafetensorsWriter(tmp_path, [Entry("w", (2,), torch.float32)], 100)
+    with pytest.raises(ValueError, match="next tensor of the plan is w, not v"):
+        writer.write("v", [torch.ones(2)])
+    with pytest.raises(ValueError, match="planned as torch.float32"):
+        writer.write("w", [torch.ones(2).half()])
+    with pytest.raises(ValueError, match="w was planned, and never written"):
+        writer.finish()
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("model-00001-of-00002.safetensors", True),
+        ("model.safetensors.index.json", True),
+        ("pytorch_model.bin.index.json", True),
+        ("pytorch_model.bin", True),
+        ("config.json", False),
+        ("tokenizer.model", False),
+        ("index.json", False),
+    ],
+)
+def test_weight_files_are_told_by_name(name, weights):
+    assert is_weight_file(name) is weights
+
+
+def test_other_files_are_copied_byte_for_byte(pico, tmp_path):
+    base, _ = pico
+    (base / ".cache").mkdir()
+    (base / ".cache" / "x").touch()
+    (base / "merge_report.json").write_text("older")
+    with OutputFolder(tmp_path / "out") as folder:
+        assert set(folder.copy_files(base)) == set(OTHER_FILES)
+    copied = {
+        str(file.relative_to(tmp_path / "out")): file.read_bytes()
+        for file in (tmp_path / "out").rglob("*")
+        if file.is_file()
+    }
+    assert copied == OTHER_FILES
+
+
+def test_output_appears_at_the_end_only(tmp_path):
+    with OutputFolder(tmp_path / "deep" / "out") as folder:
+        folder.write_json("a.json", {"a": "é"})
+        assert not (tmp_path / "deep" / "out").exists()
+    assert json.loads((tmp_path / "deep" / "out" / "a.json").read_text()) == {"a": "é"}
+    assert os.listdir(tmp_path / "deep") == ["out"]
+
+
+def test_nothing_is_left_after_an_error(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        with OutputFolder(tmp_path / "out") as folder:
+            folder.write_json("a.json", {})
+            raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+def test_empty_output_folder_is_filled_and_a_full_one_refused(tmp_path):
+    (tmp_path / "out").mkdir()
+    with OutputFolder(tmp_path / "out") as folder:
+        folder.write_json("a.json", {})
+    assert os.listdir(tmp_path / "out") == ["a.json"]
+    with pytest.raises(InputError, match="isn't an empty folder"):
+        OutputFolder(tmp_path / "out").__enter__()
+
+
+def test_leftover_of_a_killed_run_is_cleared(tmp_path):
+    leftover = tmp_path / ".out.partial"
+    (leftover / "sub").mkdir(parents=True)
+    (leftover / "model.safetensors").write_text("half")
+    with OutputFolder(tmp_path / "out") as folder:
+        folder.write_json("a.json", {})
+    assert os.listdir(tmp_path / "out") == ["a.json"]
+
+
+def test_two_merges_into_one_output_are_refused(tmp_path):
+    with OutputFolder(tmp_path / "out"):
+        with pytest.raises(InputError, match="another merge is writing"):
+            OutputFolder(tmp_path / "out").__enter__()
