@@ -25,14 +25,17 @@ def run_main_ppo(
 ) -> int:
     """Runs ``verl.trainer.main_ppo`` on the CPU platform and returns its exit code.
 
-    overrides:   Hydra overrides, as verl takes them; they win over the CPU configuration
+    overrides:   Hydra overrides, as verl takes them; they win over the CPU configuration. Hydra's
+                 own options may stand among them, each in one word (``--config-dir=DIR``)
     environment: set in the run's processes beside this one's environment
     output:      where standard output and error go; None: this process's own
 
     Every process that the run started, also those that Ray and vLLM detach, has ended when this
     returns or raises; SIGTERM is treated as Ctrl-C.
     """
-    command = [sys.executable, "-m", "verl.trainer.main_ppo", *ARGUMENTS, *overrides]
+    options = [argument for argument in overrides if argument.startswith("-")]
+    overrides = [argument for argument in overrides if not argument.startswith("-")]
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", *options, *ARGUMENTS, *overrides]
     environment = {**os.environ, **(environment or {}), "VERL_PLATFORM": "cpu"}
     # Processes that lose their parent become children of this one instead of init's, so that they
     # can be found. vLLM's workers survive a failed run, and `ray stop`, otherwise.

@@ -1,0 +1,146 @@
+"""The whole method on one machine without a GPU: `make demo`, or
+
+    python -m examples.quickstart.run --output runs/quickstart
+
+draws the data, trains a GRPO baseline and three LIPO experts with verl, merges the experts with
+AMM and its peers, evaluates every model with vLLM and writes the report. What is already there from
+an interrupted run is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import amm
+from examples.quickstart import report
+from examples.quickstart.data import write_splits
+from examples.quickstart.tasks import TASKS
+from examples.quickstart.train import Run, TrainingFailed, train
+
+HERE = Path(__file__).parent
+BASE = HERE / "base_model"
+
+BASELINE_TASK = "math"
+MERGE_METHODS = ("mean", "task_arithmetic", "wudi", "amm")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the figures of a run; a folder holds one set of them."""
+
+    steps: int = 30
+    """Optimiser steps of each training run."""
+    train_examples: int = 2000
+    samples: int = 1000
+    """Validation questions per task and model."""
+    seed: int = 0
+
+
+class SettingsDiffer(ValueError):
+    """The output folder holds a run with other settings."""
+
+
+class EvaluationFailed(RuntimeError):
+    """vLLM ended with an error; the message names its log."""
+
+
+def quickstart(output: Path, settings: Settings) -> None:
+    """Runs every stage that ``output`` does not hold yet, and prints the table.
+
+    Raises SettingsDiffer, TrainingFailed, EvaluationFailed, amm.InputError.
+    """
+    _keep_settings(output, settings)
+    started = time.monotonic()
+
+    _say(f"Data: {settings.train_examples} training pictures for each of {', '.join(TASKS)}")
+    data = output / "data"
+    if not (data / TASKS[-1] / "train.parquet").exists():
+        write_splits(data, train=settings.train_examples, val=settings.samples, seed=settings.seed)
+
+    runs = [Run("grpo", BASELINE_TASK, settings.steps)]
+    runs += [Run("lipo", task, settings.steps) for task in TASKS]
+    _say(f"Training: {len(runs)} runs of {settings.steps} steps with verl, Ray, FSDP2 and vLLM")
+    checkpoints = {
+        run.name: train(run, base=BASE, data=data, folder=output / "train" / run.name)
+        for run in runs
+    }
+
+    _say("Merging: the three LIPO experts, straight from their FSDP shards")
+    models = output / "models"
+    experts = [checkpoints[f"lipo-{task}"] for task in TASKS]
+    # vLLM reads Hugging Face folders: the mean of one expert is that expert.
+    jobs = {name: ([checkpoint], "mean") for name, checkpoint in checkpoints.items()}
+    jobs |= {method: (experts, method) for method in MERGE_METHODS}
+    for name, (inputs, method) in jobs.items():
+        if not (models / name).exists():
+            amm.merge(BASE, inputs, method=method, output=models / name)
+
+    _say(f"Evaluating: every model on {settings.samples} questions per task, with vLLM")
+    _evaluate([BASE, *(models / name for name in jobs)], data, output, settings)
+
+    report.write(output, asdict(settings))
+    minutes = (time.monotonic() - started) / 60
+    _say(f"Done in {minutes:.0f} minutes. {output}/report.md has the tables and the plots.")
+    report.show(output)
+
+
+def _keep_settings(output: Path, settings: Settings) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "settings.json"
+    if path.exists() and json.loads(path.read_text()) != asdict(settings):
+        raise SettingsDiffer(
+            f"{output} holds a run with other settings ({path.read_text().strip()}). "
+            "Remove that folder, or choose another one with --output."
+        )
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(asdict(settings)) + "\n")
+    unfinished.replace(path)
+
+
+def _evaluate(models: list[Path], data: Path, output: Path, settings: Settings) -> None:
+    """A process of its own: vLLM keeps hold of its memory, and of its log."""
+    log = output / "evaluation.log"
+    arguments = ["--data", data, "--output", output / "evaluation", "--samples", settings.samples]
+    command = [sys.executable, "-m", "examples.quickstart.evaluate", *arguments, *models]
+    with log.open("a") as errors:
+        process = subprocess.run(
+            [str(part) for part in command],
+            stderr=errors,
+            cwd=HERE.parents[1],
+            env={**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"},
+        )
+    if process.returncode != 0:
+        raise EvaluationFailed(f"the evaluation ended with {process.returncode}; its log: {log}")
+
+
+def _say(what: str) -> None:
+    print(f"\n{what}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"))
+    for name, default in asdict(Settings()).items():
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=int, default=default, help=f"default {default}")
+    arguments = vars(parser.parse_args())
+    output = arguments.pop("output").resolve()
+    try:
+        quickstart(output, Settings(**arguments))
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted. The same command goes on from here.")
+    except (SettingsDiffer, TrainingFailed, EvaluationFailed, amm.InputError) as error:
+        sys.exit(f"\n{error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""One training run of the quickstart: verl's own PPO trainer on the CPU platform."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lipo_verl.cpu.launch import run_main_ppo
+
+HERE = Path(__file__).parent
+
+LIPO = (
+    "+algorithm.lipo.length_threshold=${data.max_response_length}",
+    "+algorithm.lipo.std_floor=0.1",
+)
+"""LIPO's settings in the quickstart: L_max is the budget, and the floor stops the shortening in
+time (docs/lipo.md)."""
+
+
+class TrainingFailed(RuntimeError):
+    """verl's trainer ended with an error; the message carries the end of its log."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training run is: its estimator and task, and how long it goes on."""
+
+    estimator: str
+    task: str
+    steps: int
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.estimator}-{self.task}"
+
+
+def train(run: Run, *, base: Path, data: Path, folder: Path) -> Path:
+    """Trains, or goes on from the last checkpoint in ``folder``.
+
+    base:    the model to start from
+    data:    folder with ``<task>/train.parquet`` and ``<task>/val.parquet``
+    folder:  gets ``checkpoints/``, ``tensorboard/``, ``verl.log`` and ``metrics-from-<step>.jsonl``
+    returns: the final checkpoint, ``checkpoints/global_step_<steps>``
+
+    Raises TrainingFailed.
+    """
+    checkpoints = folder / "checkpoints"
+    done = _last_step(checkpoints)
+    final = checkpoints / f"global_step_{run.steps}"
+    if done == run.steps:
+        return final
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = folder / f"metrics-from-{done}.jsonl"
+    overrides = [
+        f"--config-dir={HERE / 'config'}",
+        "+quickstart=train",
+        f"actor_rollout_ref.model.path={base.resolve()}",
+        f"data.train_files={(data / run.task / 'train.parquet').resolve()}",
+        f"data.val_files={(data / run.task / 'val.parquet').resolve()}",
+        f"reward.custom_reward_function.path={(HERE / 'reward.py').resolve()}",
+        f"algorithm.adv_estimator={run.estimator}",
+        *(LIPO if run.estimator == "lipo" else ()),
+        f"trainer.experiment_name={run.name}",
+        f"trainer.default_local_dir={checkpoints.resolve()}",
+        f"trainer.total_training_steps={run.steps}",
+        "trainer.save_freq=10",
+        f"hydra.run.dir={(folder / 'hydra').resolve()}",
+        *run.overrides,
+    ]
+    log = folder / "verl.log"
+    with log.open("ab") as output, _progress(run, done, metrics):
+        code = run_main_ppo(
+            overrides,
+            environment={
+                "VERL_FILE_LOGGER_PATH": str(metrics.resolve()),
+                "TENSORBOARD_DIR": str((folder / "tensorboard").resolve()),
+            },
+            output=output,
+        )
+    if code != 0 or _last_step(checkpoints) != run.steps:
+        end = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
+        raise TrainingFailed(f"{end}\n\n{run.name} ended with exit code {code}; all of it: {log}")
+    return final
+
+
+def curve(folder: Path) -> list[dict[str, Any]]:
+    """The logged steps of a run in order, ``{"step": …, metric: …}``; after a resumption the later
+    log of a step counts."""
+    steps = {}
+    for path in sorted(folder.glob("metrics-from-*.jsonl"), key=lambda p: p.stat().st_mtime):
+        for row in _rows(path):
+            steps[row["step"]] = {"step": row["step"], **row["data"]}
+    return [steps[step] for step in sorted(steps)]
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return  # the line that an interruption cut
+
+
+def _last_step(checkpoints: Path) -> int:
+    """The step of the last whole checkpoint, 0 without one. verl names it after it has saved."""
+    tracker = checkpoints / "latest_checkpointed_iteration.txt"
+    try:
+        return int(tracker.read_text())
+    except (FileNotFoundError, ValueError):
+        tracker.unlink(missing_ok=True)  # written half: verl would stumble over it
+        return 0
+
+
+@contextmanager
+def _progress(run: Run, done: int, metrics: Path) -> Iterator[None]:
+    """Shows step, mean length and reward, as verl logs them, while the run goes on."""
+    columns = (
+        TextColumn(f"{run.name:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    ended = threading.Event()
+    with Progress(*columns) as progress:
+        bar = progress.add_task("", total=run.steps, completed=done, note="starting verl")
+
+        def follow() -> None:
+            while not ended.wait(1):
+                rows = list(_rows(metrics))
+                if rows:
+                    data = rows[-1]["data"]
+                    note = (
+                        f"{data['response_length/mean']:5.1f} tokens  "
+                        f"reward {data['critic/score/mean']:.2f}"
+                    )
+                    progress.update(bar, completed=rows[-1]["step"], note=note)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()

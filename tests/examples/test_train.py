@@ -1,0 +1,121 @@
+"""The real stack, small: verl, Ray, FSDP2 and vLLM train on images, and AMM merges the shards."""
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+import amm
+from examples.quickstart.data import write_splits
+from examples.quickstart.run import BASE
+from examples.quickstart.train import Run, TrainingFailed, curve, train
+
+pytestmark = pytest.mark.real_stack
+
+SMALL = (
+    "data.train_batch_size=4",
+    "actor_rollout_ref.rollout.n=3",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+    "data.max_response_length=32",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_splits(folder, train=16, val=2, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a LIPO run of two steps on the OCR task."""
+    folder = tmp_path_factory.mktemp("train") / "lipo-ocr"
+    before = set(psutil.Process().children(recursive=True))
+    train(Run("lipo", "ocr", steps=2, overrides=SMALL), base=BASE, data=data, folder=folder)
+    assert set(psutil.Process().children(recursive=True)) == before
+    return folder
+
+
+def test_two_steps_of_verl_save_fsdp_shards(trained: Path) -> None:
+    actor = trained / "checkpoints" / "global_step_2" / "actor"
+    assert (actor / "model_world_size_1_rank_0.pt").stat().st_size > 1_000_000
+    assert (actor / "fsdp_config.json").exists()
+
+
+def test_the_trainer_process_says_that_lipo_is_live_and_with_which_settings(trained: Path) -> None:
+    (line,) = [
+        line for line in (trained / "verl.log").read_text().splitlines() if "LIPO is live" in line
+    ]
+    assert "TaskRunnerV1" in line
+    assert "length_threshold=32" in line
+
+
+def test_verls_logger_carries_the_metrics_of_lipo(trained: Path) -> None:
+    rows = curve(trained)
+    assert [row["step"] for row in rows] == [1, 2]
+    for row in rows:
+        assert 0 < row["lipo/optimum_length"] <= 2 * 32
+        assert 0 < row["lipo/weight"] <= 1
+        assert row["lipo/groups_of_one"] == 0
+        assert row["response_length/mean"] > 0
+    assert list((trained / "tensorboard").glob("events.*"))
+
+
+def test_a_finished_run_is_not_trained_again(trained: Path, data: Path) -> None:
+    run = Run("lipo", "ocr", steps=2, overrides=("no.such.key=1",))
+    assert train(run, base=BASE, data=data, folder=trained).name == "global_step_2"
+
+
+def test_shards_of_the_trainer_merge_into_a_model_that_transformers_loads(
+    trained: Path, tmp_path: Path
+) -> None:
+    from lipo_verl.cpu import torch_extensions
+
+    torch_extensions.install()
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    expert = trained / "checkpoints" / "global_step_2"
+    amm.merge(BASE, [expert], method="mean", output=tmp_path / "expert")
+    amm.merge(BASE, [expert, BASE], method="amm", output=tmp_path / "merged")
+    models = {
+        name: Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        for name, folder in {
+            "base": BASE,
+            "expert": tmp_path / "expert",
+            "merged": tmp_path / "merged",
+        }.items()
+    }
+    weights = {name: dict(model.named_parameters()) for name, model in models.items()}
+    assert weights["base"].keys() == weights["merged"].keys()
+    moved = [
+        key
+        for key in weights["base"]
+        if not torch.equal(weights["base"][key], weights["expert"][key])
+    ]
+    assert len(moved) > 0.9 * len(weights["base"]), "training moved hardly any tensor"
+    AutoProcessor.from_pretrained(tmp_path / "merged")
+    assert (tmp_path / "merged" / "chat_template.jinja").read_bytes() == (
+        BASE / "chat_template.jinja"
+    ).read_bytes()
+
+
+def test_a_misspelt_setting_stops_the_run_before_ray_starts(data: Path, tmp_path: Path) -> None:
+    run = Run("lipo", "ocr", steps=2, overrides=("+algorithm.lipo.reward_treshold=0.2",))
+    with pytest.raises(TrainingFailed, match="Did you mean algorithm.lipo.reward_threshold"):
+        train(run, base=BASE, data=data, folder=tmp_path / "typo")
+    assert "Started a local Ray instance" not in (tmp_path / "typo" / "verl.log").read_text()
+
+
+def test_a_cut_metrics_line_and_a_half_written_tracker_are_not_taken_for_whole(
+    tmp_path: Path,
+) -> None:
+    from examples.quickstart.train import _last_step
+
+    whole = json.dumps({"step": 1, "data": {"x": 1.0}})
+    (tmp_path / "metrics-from-0.jsonl").write_text(whole + '\n{"step": 2, "da')
+    assert curve(tmp_path) == [{"step": 1, "x": 1.0}]
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("")
+    assert _last_step(tmp_path) == 0
