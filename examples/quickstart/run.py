@@ -35,7 +35,7 @@ MERGE_METHODS = ("mean", "task_arithmetic", "wudi", "amm")
 class Settings:
     """What decides the figures of a run; a folder holds one set of them."""
 
-    steps: int = 30
+    steps: int = 20
     """Optimiser steps of each training run."""
     train_examples: int = 2000
     samples: int = 1000
