@@ -1,6 +1,7 @@
 # make demo   the whole method on this machine, without a GPU (about half an hour on 2 cores)
-# make test   lint and tests
-# Both set up .venv first: about 5 minutes and 5 GB, once.
+# make test   lint and tests (about a quarter of an hour)
+# make base   makes the quickstart's base model again, which the repository ships
+# Each sets up .venv first: about 5 minutes and 4 GB, once.
 
 VENV := .venv
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -21,7 +22,6 @@ test: setup
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check --quiet .
 	@$(VENV)/bin/python -m pytest
 
-# Makes the quickstart's base model again, which the repository ships.
 base: setup
 	@$(VENV)/bin/python -m examples.quickstart.base_model
 
@@ -34,13 +34,14 @@ $(VENV)/installed: pyproject.toml
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version): verl, Ray, vLLM and torch for the CPU," \
 		"about 5 minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --upgrade "pip>=24"
-	@index=; \
-	if ! $(VENV)/bin/python -m pip download --quiet --no-deps --dest $(VENV)/wheels \
-		torch==2.13.0+cpu >/dev/null 2>&1; then \
+	@pip="$(VENV)/bin/python -m pip"; log=$(VENV)/setup.log; index=; \
+	run() { "$$@" >>$$log 2>&1 || { tail -n 20 $$log >&2; \
+		echo "The set-up failed; all of its output is in $$log. make $(MAKECMDGOALS) tries again." >&2; \
+		exit 1; }; }; \
+	run $$pip install --upgrade "pip>=24"; \
+	if ! $$pip download --no-deps --dest $(VENV)/wheels torch==2.13.0+cpu >>$$log 2>&1; then \
 		echo "The package index has no torch 2.13.0+cpu: adding PyTorch's own, $(TORCH_INDEX)"; \
 		index="--extra-index-url $(TORCH_INDEX)"; fi; \
-	$(VENV)/bin/python -m pip install --quiet --find-links $(VENV)/wheels $$index \
-		--editable ".[cpu,quickstart,test]"
+	run $$pip install --find-links $(VENV)/wheels $$index --editable ".[cpu,quickstart,test]"
 	@rm -rf $(VENV)/wheels
 	@touch $@

@@ -3,5 +3,3 @@
 Installing the package is enough: verl loads :mod:`lipo_verl.verl_plugin` through its own plug-in
 entry point, and ``algorithm.adv_estimator=lipo`` selects the estimator.
 """
-
-__version__ = "0.1.0"

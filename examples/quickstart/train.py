@@ -134,15 +134,19 @@ def _progress(run: Run, done: int, metrics: Path) -> Iterator[None]:
         bar = progress.add_task("", total=run.steps, completed=done, note="starting verl")
 
         def follow() -> None:
+            shown = done
             while not ended.wait(1):
                 rows = list(_rows(metrics))
-                if rows:
-                    data = rows[-1]["data"]
-                    note = (
-                        f"{data['response_length/mean']:5.1f} tokens  "
-                        f"reward {data['critic/score/mean']:.2f}"
-                    )
-                    progress.update(bar, completed=rows[-1]["step"], note=note)
+                if not rows or rows[-1]["step"] == shown:
+                    continue
+                shown, data = rows[-1]["step"], rows[-1]["data"]
+                note = (
+                    f"{data['response_length/mean']:5.1f} tokens  "
+                    f"reward {data['critic/score/mean']:.2f}"
+                )
+                progress.update(bar, completed=shown, note=note)
+                if not progress.console.is_terminal and shown % 5 == 0:
+                    print(f"{run.name:<16} step {shown}/{run.steps}  {note}", flush=True)
 
         thread = threading.Thread(target=follow, daemon=True)
         thread.start()
