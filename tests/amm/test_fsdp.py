@@ -219,4 +219,4 @@ def test_import_leaves_torch_distributed_alone():
         "assert 'torch.distributed.tensor' not in sys.modules\n"
         "assert not {'transformers', 'verl', 'ray', 'lipo_verl'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-E", "-c", code], check=True)
