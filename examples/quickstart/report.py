@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -55,10 +56,10 @@ def write(output: Path, settings: dict[str, Any]) -> None:
 def show(output: Path) -> None:
     """Prints the table of the report."""
     results = json.loads((output / "results.json").read_text())
-    table = Table(title="accuracy, and mean response tokens", title_justify="left")
+    table = Table(title="accuracy, and mean response tokens", title_justify="left", box=SIMPLE)
     header, *rows = _table(results["models"])
     for column, name in enumerate(header):
-        table.add_column(name, justify="left" if column == 0 else "right")
+        table.add_column(name, justify="left" if column == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console = Console()

@@ -1,6 +1,8 @@
 """The real stack, small: verl, Ray, FSDP2 and vLLM train on images, and AMM merges the shards."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -10,6 +12,7 @@ import torch
 import amm
 from examples.quickstart.data import write_splits
 from examples.quickstart.run import BASE
+from examples.quickstart.tasks import TASKS
 from examples.quickstart.train import Run, TrainingFailed, curve, train
 
 pytestmark = pytest.mark.real_stack
@@ -100,6 +103,18 @@ def test_shards_of_the_trainer_merge_into_a_model_that_transformers_loads(
     assert (tmp_path / "merged" / "chat_template.jinja").read_bytes() == (
         BASE / "chat_template.jinja"
     ).read_bytes()
+
+
+def test_vllm_loads_and_evaluates_a_merged_model(trained: Path, data: Path, tmp_path: Path) -> None:
+    expert = trained / "checkpoints" / "global_step_2"
+    amm.merge(BASE, [expert], method="wudi", output=tmp_path / "merged")
+    output = tmp_path / "evaluation"
+    arguments = ["--data", data, "--output", output, "--samples", 2, tmp_path / "merged"]
+    command = [sys.executable, "-m", "examples.quickstart.evaluate", *map(str, arguments)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+    figures = json.loads((output / "merged.json").read_text())
+    assert {task: figures[task]["samples"] for task in figures} == dict.fromkeys(TASKS, 2)
+    assert all(0 < figures[task]["mean_response_tokens"] <= 64 for task in figures)
 
 
 def test_a_misspelt_setting_stops_the_run_before_ray_starts(data: Path, tmp_path: Path) -> None:
