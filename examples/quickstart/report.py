@@ -20,15 +20,16 @@ CURVE = {
 
 MODELS = {
     "base_model": "base",
-    "grpo-math": "GRPO expert: math",
-    "lipo-math": "LIPO expert: math",
-    "lipo-structure": "LIPO expert: structure",
-    "lipo-ocr": "LIPO expert: OCR",
-    "mean": "merged: mean",
-    "task_arithmetic": "merged: task arithmetic",
-    "wudi": "merged: WUDI",
-    "amm": "merged: AMM",
+    "grpo-math": "GRPO: math",
+    "lipo-math": "LIPO: math",
+    "lipo-structure": "LIPO: structure",
+    "lipo-ocr": "LIPO: ocr",
+    "mean": "mean",
+    "task_arithmetic": "task arithmetic",
+    "wudi": "WUDI",
+    "amm": "AMM",
 }
+"""What is evaluated, by the name of its file: the base, its experts, and the merged LIPO experts."""
 
 
 def write(output: Path, settings: dict[str, Any]) -> None:
@@ -72,7 +73,7 @@ def _table(models: dict[str, Any]) -> list[list[str]]:
     for name, tasks in models.items():
         cells = [(tasks[task]["accuracy"], tasks[task]["mean_response_tokens"]) for task in TASKS]
         cells.append(tuple(sum(column) / len(TASKS) for column in zip(*cells, strict=True)))
-        rows.append([MODELS[name], *(f"{score:.3f}  {tokens:4.1f}" for score, tokens in cells)])
+        rows.append([MODELS[name], *(f"{score:.3f} {tokens:5.1f}" for score, tokens in cells)])
     return rows
 
 
