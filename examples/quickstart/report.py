@@ -29,7 +29,7 @@ MODELS = {
     "wudi": "WUDI",
     "amm": "AMM",
 }
-"""What is evaluated, by the name of its file: the base, its experts, and the merged LIPO experts."""
+"""What is evaluated, by its file's name: the base, its experts, and the LIPO experts merged."""
 
 
 def write(output: Path, settings: dict[str, Any]) -> None:
