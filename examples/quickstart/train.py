@@ -20,8 +20,8 @@ LIPO = (
     "+algorithm.lipo.length_threshold=${data.max_response_length}",
     "+algorithm.lipo.std_floor=0.1",
 )
-"""LIPO's settings in the quickstart: L_max is the budget, and the floor stops the shortening in
-time (docs/lipo.md)."""
+"""LIPO's settings in the quickstart: L_max is the budget, and the floor keeps the pull of length in
+proportion to that of the rewards (docs/lipo.md)."""
 
 
 class TrainingFailed(RuntimeError):
