@@ -114,6 +114,7 @@ def _plot_training(training: dict[str, Any], path: Path) -> None:
     rewards.set(xlabel="step", ylabel="mean reward", ylim=(None, 1.0))
     rewards.legend()
     for axes in (lengths, rewards):
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
