@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
+from examples.quickstart.files import write_whole
 from examples.quickstart.reward import compute_score
 from examples.quickstart.tasks import TASKS
 from lipo_verl.cpu import torch_extensions
@@ -57,10 +58,7 @@ def evaluate(models: list[Path], data: Path, output: Path, samples: int, budget:
             answers = [each.outputs[0] for each in llm.generate(prompts, sampling, use_tqdm=False)]
             result[task] = _figures(rows, answers)
             print(f"{model.name:<18} {task:<10} {_line(result[task])}", flush=True)
-        unfinished = target.with_suffix(".tmp")
-        output.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(result, indent=1))
-        unfinished.replace(target)
+        write_whole(target, json.dumps(result, indent=1))
         del llm
 
 

@@ -6,12 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import matplotlib.pyplot as plt
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from examples.quickstart.files import write_whole
 from examples.quickstart.tasks import TASKS
 from examples.quickstart.train import curve
+
+matplotlib.use("Agg")  # no screen is needed
 
 CURVE = {
     "response_tokens": "response_length/mean",
@@ -48,10 +53,10 @@ def write(output: Path, settings: dict[str, Any]) -> None:
             for folder in sorted((output / "train").iterdir())
         },
     }
-    _write(output / "results.json", json.dumps(results, indent=1) + "\n")
+    write_whole(output / "results.json", json.dumps(results, indent=1) + "\n")
     _plot_training(results["training"], output / "training.png")
     _plot_models(results["models"], output / "models.png")
-    _write(output / "report.md", _markdown(results))
+    write_whole(output / "report.md", _markdown(results))
 
 
 def show(output: Path) -> None:
@@ -99,11 +104,6 @@ def _markdown(results: dict[str, Any]) -> str:
 
 
 def _plot_training(training: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     figure, (lengths, rewards) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for name, rows in training.items():
         style = {"linestyle": "--", "color": "black"} if name.startswith("grpo") else {}
@@ -122,11 +122,6 @@ def _plot_training(training: dict[str, Any], path: Path) -> None:
 
 
 def _plot_models(models: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     figure, panels = plt.subplots(1, len(TASKS), figsize=(10, 3.6), layout="constrained")
     for axes, task in zip(panels, TASKS, strict=True):
         for name, tasks in models.items():
@@ -151,10 +146,4 @@ def _plot_models(models: dict[str, Any], path: Path) -> None:
 def _save(figure: Any, path: Path) -> None:
     unfinished = path.with_suffix(".tmp.png")
     figure.savefig(unfinished, dpi=150)
-    unfinished.replace(path)
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text)
     unfinished.replace(path)

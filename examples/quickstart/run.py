@@ -21,6 +21,7 @@ from pathlib import Path
 import amm
 from examples.quickstart import report
 from examples.quickstart.data import write_splits
+from examples.quickstart.files import write_whole
 from examples.quickstart.tasks import TASKS
 from examples.quickstart.train import Run, TrainingFailed, train
 
@@ -92,16 +93,13 @@ def quickstart(output: Path, settings: Settings) -> None:
 
 
 def _keep_settings(output: Path, settings: Settings) -> None:
-    output.mkdir(parents=True, exist_ok=True)
     path = output / "settings.json"
     if path.exists() and json.loads(path.read_text()) != asdict(settings):
         raise SettingsDiffer(
             f"{output} holds a run with other settings ({path.read_text().strip()}). "
             "Remove that folder, or choose another one with --output."
         )
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(asdict(settings)) + "\n")
-    unfinished.replace(path)
+    write_whole(path, json.dumps(asdict(settings)) + "\n")
 
 
 def _evaluate(models: list[Path], data: Path, output: Path, settings: Settings) -> None:
