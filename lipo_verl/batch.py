@@ -1,13 +1,19 @@
-"""From a trainer's batch to groups and back: the plumbing around :func:`lipo_verl.lipo.lipo`."""
+"""From a trainer's batch to groups and back: the plumbing around :func:`lipo_verl.lipo.lipo`.
+
+Whatever device the batch is on, one transfer brings two numbers per response to the CPU and one
+takes the advantages back: a few thousand scalars are quicker there, and the outcome is the same.
+"""
 
 import functools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from lipo_verl.config import LipoConfig
@@ -15,62 +21,114 @@ from lipo_verl.lipo import Lipo, lipo
 
 logger = logging.getLogger(__name__)
 
+LARGEST_REWARD = 1e100
+"""The square of a larger one is no float64."""
+
 
 @dataclass(frozen=True)
 class Group:
     """The groups of one size that a batch holds, and what LIPO made of them.
 
-    rows:    (G, n) int64, the batch rows of each group's responses
-    rewards: (G, n) float64, the rule's scores
-    lengths: (G, n) float64, tokens
-    result:  what LIPO made of them; None for groups of one response, whose advantage is 0
+    rows:      (G, n) int64, the batch rows of each group's responses
+    rewards:   (G, n) float64, the rule's scores
+    lengths:   (G, n) float, tokens
+    truncated: (G, n) bool, cut at the response budget
+    correct:   (G, n) bool, rewards from ``correct_score`` on
+    result:    what LIPO made of them; None for groups of one response, whose advantage is 0
     """
 
-    rows: Tensor
-    rewards: Tensor
-    lengths: Tensor
+    rows: ndarray
+    rewards: ndarray
+    lengths: ndarray
+    truncated: ndarray
+    correct: ndarray
     result: Lipo | None
 
 
-def estimate(
-    scores: Tensor, lengths: Tensor, uids: Sequence[Any] | np.ndarray, config: LipoConfig
+def token_advantages(
+    token_level_rewards: Tensor,
+    response_mask: Tensor,
+    uids: Sequence[Any] | ndarray,
+    config: LipoConfig,
 ) -> tuple[Tensor, list[Group]]:
+    """LIPO's advantage of every token of a batch, as a trainer wants it, and the groups behind it.
+
+    token_level_rewards: (B, T) float, their sum is the rule's score of the response
+    response_mask:       (B, T) any type, 1 on tokens that the policy generated, 0 on others
+    uids:                B hashable values; responses of one prompt share theirs, in any order
+    returns:             (B, T) advantages of the rewards' type and device; the groups
+
+    Raises as :func:`estimate` does.
+    """
+    dtype = token_level_rewards.dtype
+    summed_in = torch.promote_types(dtype, torch.float32)
+    with torch.no_grad():
+        advantages = response_mask.to(dtype, copy=True)
+        scores = token_level_rewards.sum(-1, dtype=summed_in).cpu().numpy()
+        lengths = advantages.sum(-1, dtype=summed_in).cpu().numpy()
+        truncated = _reaches(config.response_budget, advantages)
+        of_response, groups = estimate(scores, lengths, truncated, uids, config)
+        advantages.mul_(torch.from_numpy(of_response).to(advantages).unsqueeze(-1))
+    return advantages, groups
+
+
+def _reaches(budget: int | None, mask: Tensor) -> ndarray:
+    """(B,) bool, whether the last token that the budget allows was generated; mask: (B, T)."""
+    if budget is None or budget > mask.shape[1]:
+        return np.zeros(len(mask), bool)
+    return mask[:, budget - 1].cpu().numpy() > 0
+
+
+def estimate(
+    scores: ndarray,
+    lengths: ndarray,
+    truncated: ndarray,
+    uids: Sequence[Any] | ndarray,
+    config: LipoConfig,
+) -> tuple[ndarray, list[Group]]:
     """LIPO's advantage of every response of a batch, and the groups behind it.
 
-    scores:  (B,) the rule's score of each response, any float type
-    lengths: (B,) tokens the policy generated, any type; an empty response counts as one token
-    uids:    B hashable values; responses of one prompt share theirs, in any order
-    returns: (B,) float64 advantages, and one Group for every group size in the batch
+    scores:    (B,) the rule's score of each response, any float type
+    lengths:   (B,) tokens the policy generated, any type; an empty response counts as one token
+    truncated: (B,) bool, responses cut at the budget
+    uids:      B hashable values; responses of one prompt share theirs, in any order
+    returns:   (B,) float64 advantages, and one Group for every group size in the batch
 
+    A group without a single token, a trainer's padding, is left out: its advantages are 0.
     Raises ValueError where there is not one uid per score, and, naming uid and score, where a score
-    is NaN or infinite. Warns once of groups of one response: their advantage is 0.
+    is NaN, infinite or beyond LARGEST_REWARD. Warns once of groups of one response: their
+    advantage is 0.
     """
     if isinstance(uids, Tensor) or len(uids) != len(scores):
         raise ValueError(
             f"LIPO: uids must be a sequence of {len(scores)} hashable values, one per response, "
             f"not {type(uids).__name__} of {len(uids)}."
         )
-    scores, lengths = scores.double(), lengths.double().clamp(min=1)
-    finite = torch.isfinite(scores)
-    if not bool(finite.all()):
-        row = int((~finite).nonzero()[0])
+    scores = scores.astype(np.float64)
+    usable = np.abs(scores) <= LARGEST_REWARD
+    if not usable.all():
+        row = int(usable.argmin())
         raise ValueError(
-            f"LIPO: the reward of uid {uids[row]!r} (row {row}) is {scores[row].item()}. "
-            f"{int((~finite).sum())} of {len(scores)} rewards are not finite; "
-            "look at the reward function."
+            f"LIPO: the reward of uid {uids[row]!r} (row {row}) is {scores[row]}. "
+            f"{int((~usable).sum())} of {len(scores)} rewards are not finite, or beyond "
+            f"{LARGEST_REWARD:g}; look at the reward function."
         )
-    advantages = torch.zeros_like(scores)
+    advantages = np.zeros(len(scores))
     groups = []
     for rows in _rows_by_group_size(uids):
-        rows = rows.to(scores.device)
-        rewards, tokens = scores[rows], lengths[rows]
-        if rows.shape[1] == 1:
-            groups.append(Group(rows, rewards, tokens, None))
+        tokens = lengths[rows]
+        if not tokens.all():
+            rows = rows[tokens.any(1)]
+            tokens = np.maximum(lengths[rows], 1)
+            if not len(rows):
+                continue
+        rewards, cut, result = scores[rows], truncated[rows], None
+        if rows.shape[1] > 1:
+            result = lipo(rewards, tokens, cut, **config.arguments)
+            advantages[rows] = result.advantages
+        else:
             _warn_of_singletons()
-            continue
-        result = lipo(rewards, tokens, **config.arguments())
-        advantages[rows.flatten()] = result.advantages.flatten()
-        groups.append(Group(rows, rewards, tokens, result))
+        groups.append(Group(rows, rewards, tokens, cut, rewards >= config.correct_score, result))
     return advantages, groups
 
 
@@ -82,13 +140,18 @@ def _warn_of_singletons() -> None:
     )
 
 
-def _rows_by_group_size(uids: Sequence[Any] | np.ndarray) -> Iterator[Tensor]:
+def _rows_by_group_size(uids: Sequence[Any] | ndarray) -> Iterator[ndarray]:
     """For every group size n in the batch: (G, n) int64, the rows of the G groups of that size."""
-    codes: dict[Any, int] = {}
-    group = np.fromiter((codes.setdefault(uid, len(codes)) for uid in uids), np.int64, len(uids))
-    rows = np.argsort(group, kind="stable")
-    sizes = np.bincount(group, minlength=len(codes))
-    starts = np.cumsum(sizes) - sizes
+    first_row: dict[Any, int] = {}
+    uids = uids.tolist() if isinstance(uids, ndarray) else uids
+    group = np.fromiter(map(first_row.setdefault, uids, count()), np.int64, len(uids))
+    rows = group.argsort(kind="stable")
+    sizes = np.bincount(group)
+    sizes = sizes[sizes > 0]
+    if (sizes == sizes[0]).all():
+        yield rows.reshape(len(sizes), -1)
+        return
+    starts = sizes.cumsum() - sizes
     for size in np.unique(sizes):
         first = starts[sizes == size]
-        yield torch.from_numpy(rows[first[:, None] + np.arange(size)])
+        yield rows[first[:, None] + np.arange(size)]

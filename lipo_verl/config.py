@@ -1,6 +1,7 @@
 """The settings of LIPO, ``algorithm.lipo.*``."""
 
 import difflib
+import functools
 from collections.abc import Mapping
 from math import inf
 from typing import Annotated, Any, Literal
@@ -13,6 +14,10 @@ SECTION = "algorithm.lipo"
 
 class LipoConfigError(ValueError):
     """A setting of LIPO that is unknown or impossible; the message names it and what is allowed."""
+
+
+class LipoSetupError(ValueError):
+    """The launch asks for LIPO in a way that cannot work; the message says what to set."""
 
 
 class LipoConfig(BaseModel):
@@ -45,6 +50,25 @@ class LipoConfig(BaseModel):
     )
     weight_advantage: bool = Field(False, description="multiply A_i by w_i as well [I]")
     std_floor: float = Field(0.0, ge=0, description="least standard deviation; 0: the paper [ours]")
+    correct_score: float = Field(
+        0.5, description="a response counts as correct from this score on [ours]"
+    )
+    min_pass_rate: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="length terms are off in groups with a smaller share of correct answers [ours]",
+    )
+    sign_clamp: bool = Field(
+        False,
+        description="in a mixed group, no correct answer below 0 and no wrong one above it [ours]",
+    )
+    response_budget: int | None = Field(
+        None,
+        gt=0,
+        description="tokens a response may have, reaching it counts as truncated; null: what the "
+        "framework says [ours]",
+    )
 
     @classmethod
     def parse(cls, section: Mapping[str, Any] | None) -> "LipoConfig":
@@ -76,9 +100,10 @@ class LipoConfig(BaseModel):
             f"{key}: {field.description}; default {_plain(field.default)}."
         )
 
+    @functools.cached_property
     def arguments(self) -> dict[str, Any]:
         """The settings as keyword arguments of :func:`lipo_verl.lipo.lipo`."""
-        return self.model_dump()
+        return self.model_dump(exclude={"response_budget"})
 
     def __str__(self) -> str:
         return " ".join(f"{key}={_plain(value)}" for key, value in self.model_dump().items())

@@ -1,12 +1,16 @@
 """What a trainer's logger shows of LIPO, as ``lipo/...``; docs/lipo.md explains each."""
 
-import torch
-from torch import Tensor
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+from numpy import ndarray
 
 from lipo_verl.batch import Group
+from lipo_verl.lipo import sign_flips
 
-CORRECT = 0.5
-"""A response counts as correct from this score on. [ours]"""
+logger = logging.getLogger(__name__)
 
 _ZERO = 1e-9
 """An advantage closer to 0 than this is none."""
@@ -22,53 +26,89 @@ def lipo_metrics(groups: list[Group]) -> dict[str, float]:
     if not compared:
         return {"lipo/groups_of_one": alone}
 
-    def flat(tensors: list[Tensor]) -> Tensor:
-        return torch.cat([tensor.flatten() for tensor in tensors]).double()
+    def flat(of_group: Callable[[Group], ndarray]) -> ndarray:
+        return np.concatenate([of_group(group).ravel() for group in compared])
 
-    def mean(values: Tensor) -> float:
-        return values.mean().item() if values.numel() else 0.0
+    def mean(values: ndarray) -> float:
+        return float(values.mean()) if values.size else 0.0
 
-    lengths = flat([g.lengths for g in compared])
-    advantages = flat([g.result.advantages for g in compared])
-    gain = flat([g.result.adjusted - g.rewards for g in compared])
-    right = [g.rewards >= CORRECT for g in compared]
-    correct = flat(right).bool()
-    mixed = flat([(r.any(1) & ~r.all(1)).unsqueeze(1).expand_as(r) for r in right]).bool()
-    flipped = mixed & torch.where(correct, advantages < -_ZERO, advantages > _ZERO)
+    lengths = flat(lambda g: g.lengths)
+    correct = flat(lambda g: g.correct)
+    gain = flat(lambda g: g.result.adjusted - g.rewards)
     return {
         "lipo/groups_of_one": alone,
-        "lipo/groups_active": mean(
-            flat([(g.result.advantages.abs() > _ZERO).any(1) for g in compared])
-        ),
-        "lipo/groups_all_right": mean(flat([r.all(1) for r in right])),
-        "lipo/groups_all_wrong": mean(flat([~r.any(1) for r in right])),
-        "lipo/groups_same_length": mean(
-            flat([(g.lengths == g.lengths[:, :1]).all(1) for g in compared])
-        ),
-        "lipo/boosted": mean((gain > 0).double()),
+        "lipo/groups_active": mean(flat(lambda g: (abs(g.result.advantages) > _ZERO).any(1))),
+        "lipo/groups_all_right": mean(flat(lambda g: g.correct.all(1))),
+        "lipo/groups_all_wrong": mean(flat(lambda g: ~g.correct.any(1))),
+        "lipo/groups_same_length": mean(flat(lambda g: (g.lengths == g.lengths[:, :1]).all(1))),
+        "lipo/groups_truncated": mean(flat(lambda g: g.truncated.any(1))),
+        "lipo/groups_gated": mean(flat(lambda g: g.result.gated)),
+        "lipo/truncated": mean(flat(lambda g: g.truncated)),
+        "lipo/boosted": mean(gain > 0),
         "lipo/boost": mean(gain[gain > 0]),
-        "lipo/optimum_length": mean(flat([g.result.optimum for g in compared])),
-        "lipo/weight": mean(flat([g.result.weights for g in compared])),
+        "lipo/optimum_length": mean(flat(lambda g: g.result.optimum)),
+        "lipo/weight": mean(flat(lambda g: g.result.weights)),
+        "lipo/accuracy": mean(correct),
+        "lipo/length": mean(lengths),
         "lipo/length_correct": mean(lengths[correct]),
         "lipo/length_wrong": mean(lengths[~correct]),
-        "lipo/tokens_per_correct": lengths.sum().item() / max(int(correct.sum()), 1),
+        "lipo/tokens_per_correct": float(lengths.sum()) / max(int(correct.sum()), 1),
         "lipo/length_score_correlation": mean(
-            flat([_rank_correlation(g.lengths, g.rewards) for g in compared])
+            flat(lambda g: _rank_correlation(g.lengths, g.rewards))
         ),
-        "lipo/sign_flips": mean(flipped.double()),
+        "lipo/sign_flips": mean(flat(lambda g: sign_flips(g.correct, g.result.unclamped))),
     }
 
 
-def _rank_correlation(x: Tensor, y: Tensor) -> Tensor:
+class CollapseAlarm:
+    """Rings while answers get shorter and wrong at the same time. [ours]
+
+    It compares the last five batches with the five before: mean length down by more than 5 %, and
+    accuracy by more than 5 points.
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float]] = deque(maxlen=10)
+        self._rings = False
+
+    def __call__(self, metrics: dict[str, float]) -> dict[str, float]:
+        """``lipo/collapse_alarm``, 1 or 0, after one more batch; warns when it begins to ring.
+
+        metrics: as :func:`lipo_metrics` returns them
+        """
+        if "lipo/length" not in metrics:
+            return {}
+        self._seen.append((metrics["lipo/length"], metrics["lipo/accuracy"]))
+        if len(self._seen) < 10:
+            return {"lipo/collapse_alarm": 0.0}
+        (length, accuracy), (now_length, now_accuracy) = np.mean(
+            np.reshape(self._seen, (2, 5, 2)), axis=1
+        )
+        rang, self._rings = (
+            self._rings,
+            bool(now_length < 0.95 * length and now_accuracy < accuracy - 0.05),
+        )
+        if self._rings and not rang:
+            logger.warning(
+                "LIPO: answers get shorter and wrong: in five batches their length fell from %.1f "
+                "to %.1f tokens and their accuracy from %.2f to %.2f. See docs/lipo.md on "
+                "std_floor, min_pass_rate and sign_clamp.",
+                *(length, now_length, accuracy, now_accuracy),
+            )
+        return {"lipo/collapse_alarm": float(self._rings)}
+
+
+def _rank_correlation(x: ndarray, y: ndarray) -> ndarray:
     """(number of groups with spread in both,) Spearman's correlation of (G, n) ``x`` and ``y``."""
     x, y = _ranks(x), _ranks(y)
-    x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
-    norm = x.norm(dim=1) * y.norm(dim=1)
-    return ((x * y).sum(1) / norm)[norm > 0]
+    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    norm = np.sqrt((x * x).sum(1) * (y * y).sum(1))
+    spread = norm > 0
+    return (x * y).sum(1)[spread] / norm[spread]
 
 
-def _ranks(x: Tensor) -> Tensor:
+def _ranks(x: ndarray) -> ndarray:
     """(G, n) ranks within the row, ties share their mean rank."""
-    below = (x.unsqueeze(2) > x.unsqueeze(1)).sum(2)
-    equal = (x.unsqueeze(2) == x.unsqueeze(1)).sum(2)
+    below = (x[:, :, None] > x[:, None, :]).sum(2)
+    equal = (x[:, :, None] == x[:, None, :]).sum(2)
     return below + (equal + 1) / 2

@@ -4,7 +4,11 @@ What it touches in verl, each seen in 0.9.1:
 
 - ``core_algos.register_adv_est("lipo")``: verl's own registry.
 - ``verl.utils.config.validate_config`` is wrapped, so that a wrong setting stops the run before Ray
-  starts. Goes away when verl lets an estimator check its settings.
+  starts, and LIPO learns the response budget. Goes away when verl lets an estimator check its
+  settings.
+- ``compute_advantage_for_multi_trajectories`` is wrapped in the v1 trainer, because verl narrows
+  a session of several outputs to its last one for GRPO alone. Goes away when verl does so for every
+  estimator.
 - ``verl.trainer.ppo.metric_utils.compute_data_metrics`` is wrapped, so that ``lipo/...`` reaches
   the ordinary logger. Goes away when an estimator may return metrics.
 
@@ -15,16 +19,18 @@ verl only logs an exception of a plug-in at debug level, so nothing here may rai
 import functools
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import verl
+from omegaconf import OmegaConf, open_dict
 from torch import Tensor
 
-from lipo_verl.batch import Group, estimate
-from lipo_verl.config import LipoConfig
-from lipo_verl.metrics import lipo_metrics
+from lipo_verl.batch import Group, token_advantages
+from lipo_verl.config import LipoConfig, LipoSetupError
+from lipo_verl.import_hook import after_import
+from lipo_verl.metrics import CollapseAlarm, lipo_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +39,7 @@ KNOWN_VERSIONS = ("0.9.",)
 _groups: list[Group] = []
 """The groups of the last batch, from the estimator to the metrics: one process, one trainer."""
 
-
-class LipoSetupError(ValueError):
-    """The launch asks for LIPO in a way that cannot work; the message says what to set."""
+_alarm = CollapseAlarm()
 
 
 def compute_lipo_advantage(
@@ -55,13 +59,43 @@ def compute_lipo_advantage(
 
     Raises ValueError for a score that is not finite, LipoConfigError for a wrong setting.
     """
-    settings = _settings(config)
-    with torch.no_grad():
-        advantages, _groups[:] = estimate(
-            token_level_rewards.sum(-1), response_mask.sum(-1, dtype=torch.float64), index, settings
-        )
-        advantages = advantages.to(token_level_rewards.dtype).unsqueeze(-1) * response_mask
+    settings = LipoConfig.parse(config.get("lipo"))
+    _announce(settings)
+    advantages, _groups[:] = token_advantages(token_level_rewards, response_mask, index, settings)
     return advantages, advantages
+
+
+def last_outputs(batch_keys: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Which rows decide where an agent's session gave several outputs: the last of each session.
+
+    batch_keys: B keys ``{uid}_{session}_{output}``, as verl's trainer names its rows
+    returns:    the S deciding rows, and for each of the B rows its session's place among them
+    """
+    sessions, _, outputs = zip(*(key.rpartition("_") for key in batch_keys), strict=True)
+    last = {}
+    for row in sorted(range(len(batch_keys)), key=lambda row: int(outputs[row])):
+        last[sessions[row]] = row
+    place = {session: k for k, session in enumerate(last)}
+    return list(last.values()), [place[session] for session in sessions]
+
+
+def _on_last_outputs(compute_advantage: Any) -> Any:
+    """verl's ``compute_advantage_for_multi_trajectories`` that treats LIPO as it treats GRPO."""
+
+    @functools.wraps(compute_advantage)
+    def on_last_outputs(data: Any, batch_keys: Sequence[str], adv_estimator: Any, **rest: Any):
+        if adv_estimator != "lipo":
+            return compute_advantage(data, batch_keys, adv_estimator, **rest)
+        rows, places = last_outputs(batch_keys)
+        last = data.select_idxs(rows)
+        last = compute_advantage(last, [batch_keys[row] for row in rows], adv_estimator, **rest)
+        first_token = last.batch["response_mask"].int().argmax(1, keepdim=True)
+        per_session = last.batch["advantages"].gather(1, first_token)
+        advantages = per_session[places] * data.batch["response_mask"]
+        data.batch["advantages"] = data.batch["returns"] = advantages
+        return data
+
+    return on_last_outputs
 
 
 @functools.cache
@@ -69,12 +103,6 @@ def _announce(settings: LipoConfig) -> None:
     print(
         f"LIPO is live in process {os.getpid()} (verl {verl.__version__}): {settings}", flush=True
     )
-
-
-def _settings(algorithm: Any) -> LipoConfig:
-    settings = LipoConfig.parse(algorithm.get("lipo"))
-    _announce(settings)
-    return settings
 
 
 def check_launch(config: Any) -> None:
@@ -104,6 +132,15 @@ def check_launch(config: Any) -> None:
         )
 
 
+def _hand_over_budget(config: Any) -> None:
+    """Writes ``algorithm.lipo.response_budget`` where the user did not: an estimator sees no more
+    of the configuration than its ``algorithm`` section."""
+    given = config.algorithm.get("lipo") or {}
+    budget = {"response_budget": config.actor_rollout_ref.rollout.response_length}
+    with open_dict(config.algorithm):
+        config.algorithm.lipo = OmegaConf.merge(budget, given)
+
+
 def _register() -> None:
     from verl.trainer.ppo import core_algos, metric_utils
     from verl.utils import config as verl_config
@@ -122,6 +159,7 @@ def _register() -> None:
                     "newer lipo_verl."
                 )
             check_launch(config)
+            _hand_over_budget(config)
         elif config.algorithm.get("lipo") is not None:
             logger.warning(
                 "algorithm.lipo is set, but algorithm.adv_estimator=%s does not read it",
@@ -132,14 +170,23 @@ def _register() -> None:
     @functools.wraps(compute_data_metrics)
     def compute_data_and_lipo_metrics(*args: Any, **kwargs: Any) -> dict[str, Any]:
         metrics = compute_data_metrics(*args, **kwargs)
-        metrics.update(lipo_metrics(_groups) if _groups else {})
-        _groups.clear()
+        if _groups:
+            of_lipo = lipo_metrics(_groups)
+            metrics.update(of_lipo, **_alarm(of_lipo))
+            _groups.clear()
         return metrics
 
     verl_config.validate_config = validate_config_and_lipo
     if known:
         metric_utils.compute_data_metrics = compute_data_and_lipo_metrics
         core_algos.register_adv_est("lipo")(compute_lipo_advantage)
+        after_import("verl.trainer.ppo.v1.trainer_base", _narrow_sessions)
+
+
+def _narrow_sessions(trainer_base: Any) -> None:
+    trainer_base.compute_advantage_for_multi_trajectories = _on_last_outputs(
+        trainer_base.compute_advantage_for_multi_trajectories
+    )
 
 
 try:

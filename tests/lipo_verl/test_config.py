@@ -16,8 +16,11 @@ DEFAULTS = {
     "weight_scale": None,
     "weight_advantage": False,
     "std_floor": 0.0,
+    "correct_score": 0.5,
+    "min_pass_rate": 0.0,
+    "sign_clamp": False,
 }
-"""The table of the method."""
+"""The table of the method, and the options of ours."""
 
 
 def message(section) -> str:
@@ -28,13 +31,13 @@ def message(section) -> str:
 
 @pytest.mark.parametrize("section", [None, {}, OmegaConf.create({})])
 def test_defaults_are_those_of_the_method(section):
-    assert LipoConfig.parse(section).arguments() == DEFAULTS
+    assert LipoConfig.parse(section).arguments == DEFAULTS
 
 
 @pytest.mark.parametrize("make", [dict, OmegaConf.create])
 def test_settings_win_over_defaults(make):
     section = {"boost": 0.3, "pairing": "adjacent", "length_threshold": 512, "decay": "cosine"}
-    assert LipoConfig.parse(make(section)).arguments() == DEFAULTS | section
+    assert LipoConfig.parse(make(section)).arguments == DEFAULTS | section
 
 
 def test_misspelt_key_is_answered_with_the_right_one_and_the_list():
@@ -113,7 +116,8 @@ def test_interpolations_of_omegaconf_are_resolved():
 def test_printed_settings_name_every_key_and_read_like_overrides():
     assert str(LipoConfig()) == (
         "reward_threshold=0.1 pairing=all decay=linear length_threshold=null boost=0.1 "
-        "weight_scale=null weight_advantage=False std_floor=0.0"
+        "weight_scale=null weight_advantage=False std_floor=0.0 correct_score=0.5 "
+        "min_pass_rate=0.0 sign_clamp=False response_budget=null"
     )
 
 

@@ -3,12 +3,12 @@
 import math
 from statistics import correlation
 
+import numpy as np
 import pytest
-import torch
 
 from lipo_verl.batch import estimate
 from lipo_verl.config import LipoConfig
-from lipo_verl.metrics import lipo_metrics
+from lipo_verl.metrics import CollapseAlarm, lipo_metrics
 
 KEYS = {
     "groups_of_one",
@@ -16,6 +16,11 @@ KEYS = {
     "groups_all_right",
     "groups_all_wrong",
     "groups_same_length",
+    "groups_truncated",
+    "groups_gated",
+    "truncated",
+    "accuracy",
+    "length",
     "boosted",
     "boost",
     "optimum_length",
@@ -28,12 +33,14 @@ KEYS = {
 }
 
 
-def metrics(*groups, **settings):
-    """The metrics of groups given as lists of (reward, length), without ``lipo/``."""
+def metrics(*groups, cut=(), **settings):
+    """The metrics of groups given as lists of (reward, length), without ``lipo/``; responses of a
+    length in ``cut`` were truncated."""
     rows = [(*member, str(g)) for g, group in enumerate(groups) for member in group]
     rewards, lengths, uids = zip(*rows, strict=True)
     config = LipoConfig(**settings)
-    _, made = estimate(torch.tensor(rewards).double(), torch.tensor(lengths), uids, config)
+    truncated = np.isin(lengths, cut)
+    _, made = estimate(np.array(rewards, float), np.array(lengths), truncated, uids, config)
     return {key.removeprefix("lipo/"): value for key, value in lipo_metrics(made).items()}
 
 
@@ -50,6 +57,11 @@ def test_batch_reckoned_by_hand():
             "groups_all_right": 0,
             "groups_all_wrong": 1 / 2,
             "groups_same_length": 1 / 2,
+            "groups_truncated": 0,
+            "groups_gated": 0,
+            "truncated": 0,
+            "accuracy": 2 / 5,
+            "length": 70 / 5,
             "boosted": 1 / 5,  # the first only: 1 - 10/30 of kappa
             "boost": 0.1 * (1 - 10 / 30),
             "optimum_length": 15,
@@ -88,6 +100,56 @@ def test_length_alone_can_flip_a_sign_and_is_counted():
     answers = [(1, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 100), (0.95, 100), (0.49, 100)]
     seen = metrics(answers, boost=1.0, weight_scale=math.inf)
     assert seen["sign_flips"] == 2 / 8  # 1 and 0.95 at 100 tokens against 1.99 at one token
+
+
+def test_sign_flips_are_counted_though_the_clamp_removes_them():
+    answers = [(1, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 100), (0.95, 100), (0.49, 100)]
+    seen = metrics(answers, boost=1.0, weight_scale=math.inf, sign_clamp=True)
+    assert seen["sign_flips"] == 2 / 8
+
+
+def test_truncated_responses_and_their_groups_are_counted():
+    seen = metrics([(1, 10), (0, 64)], [(1, 10), (1, 20)], [(0, 64), (0, 64)], cut=[64])
+    assert seen["truncated"] == 3 / 6
+    assert seen["groups_truncated"] == 2 / 3
+
+
+def test_groups_under_the_pass_rate_floor_are_counted():
+    groups = [(1, 10), (0, 64)], [(1, 10), (1, 20)], [(0, 64), (0, 64)]
+    assert metrics(*groups)["groups_gated"] == 0
+    assert metrics(*groups, min_pass_rate=0.5)["groups_gated"] == 1 / 3
+    assert metrics(*groups, min_pass_rate=0.6)["groups_gated"] == 2 / 3
+
+
+def test_correct_is_a_score_from_the_setting_on():
+    assert metrics([(0.6, 1), (0.7, 2)], correct_score=0.7)["accuracy"] == 1 / 2
+
+
+# The alarm
+
+
+def alarms(lengths, accuracies):
+    alarm = CollapseAlarm()
+    return [
+        alarm({"lipo/length": length, "lipo/accuracy": accuracy})["lipo/collapse_alarm"]
+        for length, accuracy in zip(lengths, accuracies, strict=True)
+    ]
+
+
+def test_alarm_rings_when_length_and_accuracy_fall_together(caplog):
+    assert alarms([100] * 10 + [50] * 20, [0.9] * 10 + [0.4] * 20) == [0] * 10 + [1] * 9 + [0] * 11
+    assert len(caplog.records) == 1
+    assert "fell from 100.0 to 90.0 tokens and their accuracy from 0.90 to 0.80" in caplog.text
+
+
+def test_alarm_is_silent_when_only_one_of_them_falls():
+    assert not any(alarms([100] * 10 + [50] * 10, [0.9] * 20))
+    assert not any(alarms([100] * 20, [0.9] * 10 + [0.4] * 10))
+    assert not any(alarms([100] * 10 + [200] * 10, [0.9] * 10 + [0.4] * 10))
+
+
+def test_alarm_skips_batches_without_groups_to_compare():
+    assert CollapseAlarm()({"lipo/groups_of_one": 3}) == {}
 
 
 def mean_ranks(values):

@@ -12,12 +12,13 @@ verl = pytest.importorskip("verl")
 import hydra  # noqa: E402
 from verl import DataProto  # noqa: E402
 from verl.trainer.ppo import core_algos, metric_utils, ray_trainer  # noqa: E402
+from verl.trainer.ppo.v1 import trainer_base  # noqa: E402
 from verl.utils import config as verl_config  # noqa: E402
 
 from lipo_verl import verl_plugin  # noqa: E402
-from lipo_verl.batch import estimate  # noqa: E402
-from lipo_verl.config import LipoConfig, LipoConfigError  # noqa: E402
-from lipo_verl.verl_plugin import LipoSetupError, check_launch, compute_lipo_advantage  # noqa: E402
+from lipo_verl.batch import estimate, token_advantages  # noqa: E402
+from lipo_verl.config import LipoConfig, LipoConfigError, LipoSetupError  # noqa: E402
+from lipo_verl.verl_plugin import check_launch, compute_lipo_advantage, last_outputs  # noqa: E402
 
 GRPO = {"boost": 0.0, "weight_scale": math.inf}
 """LIPO without its length terms."""
@@ -106,7 +107,7 @@ def test_unknown_version_of_verl_is_left_alone_and_lipo_refused(monkeypatch):
 
 @pytest.mark.parametrize("sizes", [[8] * 6, [2, 5, 3, 9, 2, 16, 4]])
 @pytest.mark.parametrize(("binary", "dtype"), [(True, torch.float32), (False, torch.float64)])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(20))
 def test_without_length_terms_equals_verls_grpo(monkeypatch, sizes, binary, dtype, seed):
     rewards, mask, uids = random_batch(sizes, seed, binary, dtype)
     expected, _ = core_algos.compute_grpo_outcome_advantage(rewards, mask, uids)
@@ -131,8 +132,8 @@ def test_trainers_call_hands_over_scores_lengths_and_settings():
     data = ray_trainer.compute_advantage(
         proto(rewards, mask, uids), "lipo", config=algorithm(**settings)
     )
-    expected, _ = estimate(rewards.sum(1), mask.sum(1), uids, LipoConfig(**settings))
-    torch.testing.assert_close(data.batch["advantages"], expected.float()[:, None] * mask)
+    expected, _ = token_advantages(rewards, mask, uids, LipoConfig(**settings))
+    assert torch.equal(data.batch["advantages"], expected)
     plain = ray_trainer.compute_advantage(proto(rewards, mask, uids), "lipo", config=algorithm())
     assert not torch.allclose(plain.batch["advantages"], data.batch["advantages"], atol=1e-3)
 
@@ -159,8 +160,10 @@ def test_tokens_of_the_environment_do_not_count_as_length():
     holed = mask.clone()
     holed[:, 1:5] = 0
     advantages, _ = compute_lipo_advantage(rewards, holed, uids, algorithm())
-    expected, _ = estimate(rewards.sum(1), holed.sum(1), uids, LipoConfig())
-    torch.testing.assert_close(advantages, expected.float()[:, None] * holed)
+    none = np.zeros(len(uids), bool)
+    expected, _ = estimate(rewards.sum(1).numpy(), holed.sum(1).numpy(), none, uids, LipoConfig())
+    expected = torch.from_numpy(expected).float()
+    assert torch.equal(advantages, expected[:, None] * holed)
 
 
 def test_response_without_peers_gets_zero():
@@ -244,6 +247,15 @@ def test_good_launch_passes_lipos_and_verls_checks(capsys):
     assert LipoConfig.parse(config.algorithm.lipo).weight_scale == math.inf
 
 
+def test_estimator_learns_the_response_budget_unless_the_user_sets_it():
+    config = ppo_config("data.max_response_length=77")
+    verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+    assert LipoConfig.parse(config.algorithm.lipo) == LipoConfig(response_budget=77)
+    config = ppo_config("+algorithm.lipo.response_budget=50", "+algorithm.lipo.boost=0.2")
+    verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+    assert LipoConfig.parse(config.algorithm.lipo) == LipoConfig(response_budget=50, boost=0.2)
+
+
 def test_verls_own_check_still_runs_after_lipos():
     config = ppo_config("actor_rollout_ref.actor.use_dynamic_bsz=false")
     with pytest.raises(Exception, match="ppo_micro_batch_size"):
@@ -282,6 +294,60 @@ def test_metrics_are_those_of_the_last_batch():
     data = proto(*random_batch([4]))
     data = ray_trainer.compute_advantage(data, "grpo", config=OmegaConf.create({}))
     assert metric_utils.compute_data_metrics(data, use_critic=False)["lipo/groups_of_one"] == 1
+
+
+# Agents of several outputs
+
+
+def sessions(rng, groups=4, n=3, most=3):
+    """(token_level_rewards, response_mask, uids, batch keys): each session gave 1 to ``most``
+    outputs, in a shuffled batch."""
+    keys = [
+        f"uid_{g}_{s}_{output}"
+        for g in range(groups)
+        for s in range(n)
+        for output in range(rng.integers(1, most + 1))
+    ]
+    rng.shuffle(keys)
+    lengths = rng.integers(1, 33, len(keys))
+    rewards = torch.zeros(len(keys), 32)
+    rewards[torch.arange(len(keys)), torch.from_numpy(lengths - 1)] = torch.from_numpy(
+        rng.integers(0, 2, len(keys))
+    ).float()
+    mask = (torch.arange(32)[None, :] < torch.from_numpy(lengths)[:, None]).long()
+    return rewards, mask, np.array([key.rsplit("_", 2)[0] for key in keys], object), keys
+
+
+def test_the_last_output_of_a_session_is_found_by_number_not_by_text():
+    rows, places = last_outputs(["a_0_9", "a_0_10", "b_1_0", "a_0_2"])
+    assert sorted(rows) == [1, 2]
+    assert [rows[place] for place in places] == [1, 1, 2, 1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_without_length_terms_sessions_get_what_verls_grpo_gives_them(seed):
+    rewards, mask, uids, keys = sessions(np.random.default_rng(seed))
+    seen = {}
+    for name in ("grpo", "lipo"):
+        data = trainer_base.compute_advantage_for_multi_trajectories(
+            proto(rewards.clone(), mask, uids), keys, name, config=algorithm(**GRPO)
+        )
+        seen[name] = data.batch["advantages"]
+        assert torch.equal(data.batch["returns"], seen[name])
+    assert seen["grpo"].abs().max() > 0.5
+    torch.testing.assert_close(seen["lipo"], seen["grpo"], rtol=0, atol=1e-6)
+
+
+def test_only_last_outputs_are_compared_and_all_outputs_get_their_sessions_advantage():
+    rewards, mask, uids, keys = sessions(np.random.default_rng(7))
+    data = trainer_base.compute_advantage_for_multi_trajectories(
+        proto(rewards, mask, uids), batch_keys=keys, adv_estimator="lipo", config=algorithm()
+    )
+    rows, places = last_outputs(keys)
+    assert len(rows) < len(keys)
+    expected, _ = token_advantages(rewards[rows], mask[rows], uids[rows], LipoConfig())
+    expected = torch.where(mask[rows] > 0, expected, -torch.inf).amax(1)
+    assert torch.equal(data.batch["advantages"], expected[places][:, None] * mask)
 
 
 # Ray
