@@ -41,6 +41,9 @@ _groups: list[Group] = []
 
 _alarm = CollapseAlarm()
 
+_parsed: list[tuple[Any, LipoConfig]] = []
+"""The section of settings that was read last, and what was read: a run hands over one object."""
+
 
 def compute_lipo_advantage(
     token_level_rewards: Tensor,
@@ -59,8 +62,7 @@ def compute_lipo_advantage(
 
     Raises ValueError for a score that is not finite, LipoConfigError for a wrong setting.
     """
-    settings = LipoConfig.parse(config.get("lipo"))
-    _announce(settings)
+    settings = _settings(config.get("lipo"))
     advantages, _groups[:] = token_advantages(token_level_rewards, response_mask, index, settings)
     return advantages, advantages
 
@@ -98,11 +100,16 @@ def _on_last_outputs(compute_advantage: Any) -> Any:
     return on_last_outputs
 
 
-@functools.cache
-def _announce(settings: LipoConfig) -> None:
-    print(
-        f"LIPO is live in process {os.getpid()} (verl {verl.__version__}): {settings}", flush=True
-    )
+def _settings(section: Any) -> LipoConfig:
+    """The settings in ``algorithm.lipo``, announced when they are read for the first time."""
+    if not _parsed or _parsed[0][0] is not section:
+        settings = LipoConfig.parse(section)
+        print(
+            f"LIPO is live in process {os.getpid()} (verl {verl.__version__}): {settings}",
+            flush=True,
+        )
+        _parsed[:] = [(section, settings)]
+    return _parsed[0][1]
 
 
 def check_launch(config: Any) -> None:
