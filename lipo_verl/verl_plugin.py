@@ -9,6 +9,7 @@ What it touches in verl, each seen in 0.9.1:
 - ``compute_advantage_for_multi_trajectories`` is wrapped in the v1 trainer, because verl narrows
   a session of several outputs to its last one for GRPO alone. Goes away when verl does so for every
   estimator.
+- ``replay_buffer`` of the v1 trainer: see :mod:`lipo_verl.rewards.stop`.
 - ``verl.trainer.ppo.metric_utils.compute_data_metrics`` is wrapped, so that ``lipo/...`` reaches
   the ordinary logger. Goes away when an estimator may return metrics.
 
@@ -31,6 +32,7 @@ from lipo_verl.batch import Group, token_advantages
 from lipo_verl.config import LipoConfig, LipoSetupError
 from lipo_verl.import_hook import after_import
 from lipo_verl.metrics import CollapseAlarm, lipo_metrics
+from lipo_verl.rewards import stop
 
 logger = logging.getLogger(__name__)
 
@@ -188,6 +190,7 @@ def _register() -> None:
         metric_utils.compute_data_metrics = compute_data_and_lipo_metrics
         core_algos.register_adv_est("lipo")(compute_lipo_advantage)
         after_import("verl.trainer.ppo.v1.trainer_base", _narrow_sessions)
+        after_import("verl.trainer.ppo.v1.replay_buffer", stop.watch)
 
 
 def _narrow_sessions(trainer_base: Any) -> None:

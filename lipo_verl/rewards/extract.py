@@ -1,0 +1,77 @@
+"""The final answer within a response. [ours]
+
+What a model writes inside ``<think>…</think>`` is never its answer.
+"""
+
+import re
+from collections.abc import Callable
+
+_BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.S)
+_MARKER = re.compile(r"\banswer(?:\s+is)?\s*(?:\*+\s*)?:\s*\**", re.I)
+
+
+def boxed(text: str) -> str | None:
+    r"""What is in the last ``\boxed{}`` whose braces are balanced; in the inner one of nested ones.
+
+    Escaped braces do not count. One pass, however many boxes are left open.
+    """
+    open_braces: list[int | None] = []
+    best: tuple[int, int] | None = None
+    for token in _BRACES.finditer(text):
+        if token[1]:
+            open_braces.append(token.end())
+        elif token[2] == "{":
+            open_braces.append(None)
+        elif token[2] == "}" and open_braces:
+            start = open_braces.pop()
+            if start is not None and (best is None or start > best[0]):
+                best = start, token.start()
+    return best and text[best[0] : best[1]].strip()
+
+
+def tagged(text: str) -> str | None:
+    """What is in the last ``<answer>…</answer>``."""
+    end = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, max(end, 0))
+    return None if start < 0 else text[start + len("<answer>") : end].strip()
+
+
+def marked(text: str) -> str | None:
+    """What follows the last ``Answer:`` or ``answer is:``, to the end."""
+    marks = list(_MARKER.finditer(text))
+    return text[marks[-1].end() :].strip() if marks else None
+
+
+def anywhere(text: str) -> str | None:
+    """The last box inside the last answer tags, if there are any; else the box, else the marker."""
+    inside = tagged(text)
+    if inside is not None:
+        found = boxed(inside)
+        return inside if found is None else found
+    found = boxed(text)
+    return marked(text) if found is None else found
+
+
+def whole(text: str) -> str:
+    """All of it."""
+    return text.strip()
+
+
+EXTRACTORS: dict[str, Callable[[str], str | None]] = {
+    "auto": anywhere,
+    "boxed": boxed,
+    "tags": tagged,
+    "marker": marked,
+    "whole": whole,
+}
+
+
+def final_answer(response: str, how: str = "auto") -> str | None:
+    """The answer that a response ends with, or None where there is none or an empty one.
+
+    how: a key of EXTRACTORS. Thinking that was never closed was cut off: no answer.
+    """
+    _, _, after = response.rpartition("</think>")
+    if "<think>" in after:
+        return None
+    return EXTRACTORS[how](after) or None

@@ -1,0 +1,152 @@
+"""A pool of processes in which a call that hangs is killed, whatever it hangs in.
+
+Processes are started with a fresh interpreter, never forked: that is safe in threads, in Ray actors
+and beside CUDA. They are started when they are first needed and then kept, since importing sympy
+costs about a second. A process that is killed is replaced at once.
+"""
+
+import json
+import os
+import queue
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from lipo_verl.rewards.errors import (
+    RewardSetupError,
+    WorkerCrashed,
+    WorkerRaised,
+    WorkerTimeout,
+)
+
+START_TIMEOUT = 120.0
+"""Seconds that a worker may take to import its function."""
+
+
+class WorkerPool:
+    """Calls one function in up to ``size`` processes; any number of threads may call at once.
+
+    function: ``module:name``; its arguments and results must be JSON
+    timeout:  seconds for one call, neither waiting for a free process nor starting it included
+    """
+
+    def __init__(self, function: str, *, size: int, timeout: float) -> None:
+        self.function, self.timeout = function, timeout
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()  # LIFO: few stay busy
+        for _ in range(size):
+            self._idle.put(None)
+
+    def run(self, *arguments: Any) -> Any:
+        """The function's result for ``arguments``.
+
+        Raises WorkerTimeout, WorkerCrashed, WorkerRaised with the function's exception as message,
+        or RewardSetupError where the function cannot be imported.
+        """
+        worker = self._idle.get()
+        try:
+            if worker is None or not worker.alive():
+                worker = _Worker(self.function, self.timeout)
+            return worker.call(arguments, self.timeout)
+        except (WorkerTimeout, WorkerCrashed):
+            worker.kill()
+            worker = _Worker(self.function, self.timeout)
+            raise
+        except RewardSetupError:
+            worker = None
+            raise
+        finally:
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """Ends the processes that are idle."""
+        for _ in range(self._idle.qsize()):
+            worker = self._idle.get()
+            if worker is not None:
+                worker.kill()
+            self._idle.put(None)
+
+
+_pools: dict[tuple[int, str, int, float], WorkerPool] = {}
+_pools_lock = threading.Lock()
+
+
+def shared_pool(function: str, *, size: int, timeout: float) -> WorkerPool:
+    """This process's pool for ``function`` with these settings; made at the first call."""
+    key = os.getpid(), function, size, timeout  # a forked child must not use its parent's pipes
+    with _pools_lock:
+        if key not in _pools:
+            _pools[key] = WorkerPool(function, size=size, timeout=timeout)
+        return _pools[key]
+
+
+class _Worker:
+    """One process, used by one thread at a time."""
+
+    def __init__(self, function: str, timeout: float) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lipo_verl.rewards.worker", function, str(timeout)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        self._function = function
+        self._ready = False
+        self._received = b""
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+    def call(self, arguments: tuple[Any, ...], timeout: float) -> Any:
+        if not self._ready:
+            self._start()
+        try:
+            self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._crashed() from None
+        message = self._receive(timeout)
+        if "error" in message:
+            raise WorkerRaised(message["error"])
+        return message["value"]
+
+    def _start(self) -> None:
+        try:
+            message = self._receive(START_TIMEOUT)
+        except (WorkerTimeout, WorkerCrashed) as error:
+            self.kill()
+            raise RewardSetupError(
+                f"A worker process for {self._function} could not start: {error}"
+            ) from None
+        if "error" in message:
+            self.kill()
+            raise RewardSetupError(
+                f"A worker process cannot import {self._function}: {message['error']}. "
+                "Is everything installed? pip install 'lipo-verl[rewards]'"
+            )
+        self._ready = True
+
+    def _receive(self, timeout: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._received:
+                if not selector.select(max(deadline - time.monotonic(), 0)):
+                    raise WorkerTimeout(f"no result after {timeout:g} s; the worker was killed")
+                received = os.read(self._process.stdout.fileno(), 1 << 16)
+                if not received:
+                    raise self._crashed()
+                self._received += received
+        line, _, self._received = self._received.partition(b"\n")
+        return json.loads(line)
+
+    def _crashed(self) -> WorkerCrashed:
+        return WorkerCrashed(f"the worker process ended with code {self._process.wait()}")

@@ -1,0 +1,10 @@
+"""Every test starts without errors counted."""
+
+import pytest
+
+from lipo_verl.rewards import scoring
+
+
+@pytest.fixture(autouse=True)
+def no_errors_yet():
+    scoring._health.clear()
