@@ -1,7 +1,8 @@
 # make demo   the whole method on this machine, without a GPU (about half an hour on 2 cores)
 # make test   lint and tests (about a quarter of an hour)
 # make base   makes the quickstart's base model again, which the repository ships
-# Each sets up .venv first: about 5 minutes and 4 GB, once.
+# make test-easyr1 EASYR1_HOME=checkout EASYR1_PYTHON=python   LIPO inside EasyR1 (docs/easyr1.md)
+# All but the last set up .venv first: about 5 minutes and 4 GB, once.
 
 VENV := .venv
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -9,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	&& echo $$p && break; done)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test setup base help
+.PHONY: demo test test-easyr1 setup base help
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +22,9 @@ demo: setup
 test: setup
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check --quiet .
 	@$(VENV)/bin/python -m pytest
+
+test-easyr1:
+	@EASYR1_HOME="$(EASYR1_HOME)" $(EASYR1_PYTHON) -m pytest tests/lipo_verl/easyr1
 
 base: setup
 	@$(VENV)/bin/python -m examples.quickstart.base_model

@@ -1,0 +1,1 @@
+"""LIPO inside EasyR1: docs/easyr1.md."""

@@ -1,0 +1,209 @@
+"""LIPO's side of EasyR1: the estimator, the check of a launch, and the patches that carry them.
+
+What it touches in EasyR1, each seen in 0.3.3.dev0 (July 2026), goes away when EasyR1
+
+- ``core_algos.AdvantageEstimator``: is replaced by the same enum with LIPO in it, since
+  RayPPOTrainer refuses a name outside it. -- checks names against its own registry.
+- ``config.AlgorithmConfig``, ``config.PPOConfig``: are replaced by subclasses with a field
+  ``lipo``, since its settings are closed dataclasses, and with the launch check, before Ray starts.
+  -- lets an estimator bring and check its settings.
+- ``ray_trainer.RayPPOTrainer.__init__``: is wrapped, to hand the settings to the estimator of that
+  process. -- gives estimators the configuration.
+- ``ray_trainer.compute_data_metrics``: is wrapped, to add ``lipo/...`` to the ordinary logger.
+  -- lets estimators return metrics.
+
+Under another version only the checks are in place, and refuse a run that asks for LIPO.
+"""
+
+import difflib
+import functools
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import verl
+from torch import Tensor
+
+from lipo_verl.batch import Group, token_advantages
+from lipo_verl.config import LipoConfig, LipoSetupError
+from lipo_verl.metrics import CollapseAlarm, lipo_metrics
+
+logger = logging.getLogger(__name__)
+
+KNOWN_VERSIONS = ("0.3.3",)
+
+
+@dataclass
+class _Process:
+    """What the trainer, the estimator and the metrics of one process share."""
+
+    settings: LipoConfig | None = None
+    groups: list[Group] = field(default_factory=list)
+
+
+_process = _Process()
+
+
+def compute_lipo_advantage(
+    token_level_rewards: Tensor,
+    response_mask: Tensor,
+    index: Sequence[Any] | np.ndarray,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """EasyR1's interface of an advantage estimator; this process's trainer brought the settings.
+
+    token_level_rewards: (B, T) float, their sum is the rule's score of the response
+    response_mask:       (B, T) any type, 1 on tokens that the policy generated
+    index:               (B,) the uid of each response's prompt
+    returns:             (B, T) advantages and, equal to them, returns
+
+    Raises LipoSetupError where no trainer was made, ValueError for a score that is not finite.
+    """
+    if _process.settings is None:
+        raise LipoSetupError(
+            f"LIPO has no settings in process {os.getpid()}: they come from the RayPPOTrainer made "
+            "in the process that computes the advantages, and none with "
+            "algorithm.adv_estimator=lipo was made here. Make the trainer first."
+        )
+    advantages, _process.groups = token_advantages(
+        token_level_rewards, response_mask, index, _process.settings
+    )
+    return advantages, advantages
+
+
+def check_launch(config: Any) -> LipoConfig | None:
+    """The settings of a launch that asks for LIPO; None for one that does not.
+
+    config: EasyR1's PPOConfig
+
+    Raises LipoConfigError for a wrong setting; LipoSetupError for a launch that could only fail, or
+    mislead, later, and for a misspelt ``lipo``.
+    """
+    algorithm = config.algorithm
+    if algorithm.adv_estimator != "lipo":
+        _refuse_misspelt(algorithm.adv_estimator)
+        return None
+    if not _is_known():
+        raise LipoSetupError(
+            f"lipo_verl does not know EasyR1 {verl.__version__}; it was made for "
+            f"{', '.join(KNOWN_VERSIONS)}. Install a known version, or a newer lipo_verl."
+        )
+    settings = LipoConfig.parse(algorithm.lipo)
+    n = config.worker.rollout.n
+    if n < 2:
+        raise LipoSetupError(
+            f"LIPO compares the responses to one prompt, but worker.rollout.n={n}. "
+            "Set it to 2 or more (5 to 16 are usual)."
+        )
+    if not algorithm.disable_kl and not algorithm.use_kl_loss:
+        raise LipoSetupError(
+            "LIPO compares rule scores, but algorithm.disable_kl=false with "
+            "algorithm.use_kl_loss=false hands it scores minus KL. Set algorithm.use_kl_loss=true "
+            "to keep the KL term, in the loss as in the paper, or algorithm.disable_kl=true."
+        )
+    if settings.response_budget is None:
+        settings = settings.model_copy(update={"response_budget": config.data.max_response_length})
+    return settings
+
+
+def _refuse_misspelt(estimator: str) -> None:
+    if not _is_known():
+        return
+    from verl.trainer.core_algos import ADV_ESTIMATOR_MAP
+
+    if estimator not in ADV_ESTIMATOR_MAP and difflib.get_close_matches(
+        estimator.lower(), ADV_ESTIMATOR_MAP, 1
+    ) == ["lipo"]:
+        raise LipoSetupError(
+            f"algorithm.adv_estimator={estimator}: no such estimator. Did you mean lipo?"
+        )
+
+
+def _is_known() -> bool:
+    return verl.__version__.startswith(KNOWN_VERSIONS)
+
+
+def patch_core_algos(core_algos: ModuleType) -> None:
+    """Adds LIPO to the names and to the registry of estimators.
+
+    Raises LipoSetupError where another estimator has the name.
+    """
+    if not _is_known():
+        return
+    registered = core_algos.ADV_ESTIMATOR_MAP.get("lipo")
+    if getattr(registered, "__wrapped__", registered) not in (None, compute_lipo_advantage):
+        raise LipoSetupError(
+            f"EasyR1 has another estimator named lipo, {registered.__module__}."
+            f"{registered.__qualname__}. Rename it, or switch lipo_verl off."
+        )
+    estimators = core_algos.AdvantageEstimator
+    core_algos.AdvantageEstimator = Enum(
+        estimators.__name__,
+        {member.name: member.value for member in estimators} | {"LIPO": "lipo"},
+        type=str,
+        module=estimators.__module__,
+        qualname=estimators.__qualname__,
+    )
+    core_algos.register_adv_estimator("lipo")(compute_lipo_advantage)
+
+
+def patch_config(config: ModuleType) -> None:
+    """Makes ``algorithm.lipo`` a setting, and the launch check a part of ``deep_post_init``."""
+
+    @dataclass
+    class AlgorithmConfig(config.AlgorithmConfig):
+        lipo: Any = None
+        """settings of LIPO, see lipo_verl.config.LipoConfig"""
+
+    @dataclass
+    class PPOConfig(config.PPOConfig):
+        algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+
+        def deep_post_init(self) -> None:
+            if check_launch(self) is None and self.algorithm.lipo is not None:
+                logger.warning(
+                    "algorithm.lipo is set, but algorithm.adv_estimator=%s does not read it",
+                    self.algorithm.adv_estimator,
+                )
+            super().deep_post_init()
+
+    for patched in AlgorithmConfig, PPOConfig:
+        patched.__module__, patched.__qualname__ = config.__name__, patched.__name__
+        setattr(config, patched.__name__, patched)
+
+
+def patch_ray_trainer(ray_trainer: ModuleType) -> None:
+    """Hands the settings from the trainer to the estimator, and the metrics to the trainer."""
+    init = ray_trainer.RayPPOTrainer.__init__
+
+    @functools.wraps(init)
+    def init_and_lipo(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        settings = check_launch(config)
+        init(self, config, *args, **kwargs)
+        _process.settings = settings
+        if settings is not None:
+            print(
+                f"LIPO is live in process {os.getpid()} (EasyR1 {verl.__version__}): {settings}",
+                flush=True,
+            )
+
+    ray_trainer.RayPPOTrainer.__init__ = init_and_lipo
+    if not _is_known():
+        return
+    compute_data_metrics, alarm = ray_trainer.compute_data_metrics, CollapseAlarm()
+
+    @functools.wraps(compute_data_metrics)
+    def compute_data_and_lipo_metrics(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        groups, _process.groups = _process.groups, []
+        metrics = compute_data_metrics(*args, **kwargs)
+        if groups:
+            of_lipo = lipo_metrics(groups)
+            metrics.update(of_lipo, **alarm(of_lipo))
+        return metrics
+
+    ray_trainer.compute_data_metrics = compute_data_and_lipo_metrics
