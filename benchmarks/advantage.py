@@ -1,10 +1,11 @@
 """LIPO's time beside the hosts' own GRPO estimators and beside the floor, in one run.
 
-    python benchmarks/advantage.py [--easyr1 CHECKOUT] [--rounds N]
+    python benchmarks/advantage.py [--easyr1 CHECKOUT] [--entries N]
 
 The floor is the least that any estimator of this kind does: one masked sum over the rewards and one
 write of the advantages. Each estimator runs once per round, in turn; a time is the median over the
-rounds, a ratio the median of the ratios within a round. On the CPU, and on CUDA where there is one.
+rounds, a ratio the median of the ratios within a round. Small batches run more rounds, so that
+every size gets about the same time. On the CPU, and on CUDA where there is one.
 """
 
 import argparse
@@ -98,7 +99,12 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--easyr1", type=Path, default=os.environ.get("EASYR1_HOME"))
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument(
+        "--entries",
+        type=int,
+        default=2**27,
+        help="rounds x responses x tokens, the same for every size (default 2^27)",
+    )
     options = parser.parse_args()
 
     estimators = {
@@ -120,7 +126,7 @@ def main() -> None:
             table.add_column(f"/ {name}", justify="right")
         table.add_column("metrics ms", justify="right")
         for size in SIZES:
-            rounds = options.rounds if size[0] <= 1024 else max(options.rounds // 3, SLOW_ROUNDS)
+            rounds = max(options.entries // (size[0] * size[1]), SLOW_ROUNDS)
             times = measure(estimators, slow, size, rounds, device)
             ratios = [
                 statistics.median(a / b for a, b in zip(times["LIPO"], times[name], strict=False))

@@ -105,8 +105,7 @@ def estimate(
             f"not {type(uids).__name__} of {len(uids)}."
         )
     scores = scores.astype(np.float64)
-    usable = np.abs(scores) <= LARGEST_REWARD
-    if not usable.all():
+    if not (usable := np.abs(scores) <= LARGEST_REWARD).all():
         row = int(usable.argmin())
         raise ValueError(
             f"LIPO: the reward of uid {uids[row]!r} (row {row}) is {scores[row]}. "

@@ -89,7 +89,7 @@ def lipo(
     scale = optimum if weight_scale is None else weight_scale  # [I]
     w = np.exp(-np.minimum(np.abs(L - optimum) / scale, _LARGEST_EXPONENT))  # cusp, base 0 [F]
 
-    gated = np.zeros_like(optimum, bool)
+    gated = np.zeros(optimum.shape, bool)
     if min_pass_rate > 0:  # collapse guard: groups that seldom answer right learn as GRPO [ours]
         gated = (R >= correct_score).mean(1, keepdims=True) < min_pass_rate
         S, w = S & ~gated, np.where(gated, 1.0, w)

@@ -44,7 +44,7 @@ _groups: list[Group] = []
 _alarm = CollapseAlarm()
 
 _parsed: list[tuple[Any, LipoConfig]] = []
-"""The section of settings that was read last, and what was read: a run hands over one object."""
+"""The ``algorithm`` section read last, and its settings: a run hands over one object."""
 
 
 def compute_lipo_advantage(
@@ -64,7 +64,7 @@ def compute_lipo_advantage(
 
     Raises ValueError for a score that is not finite, LipoConfigError for a wrong setting.
     """
-    settings = _settings(config.get("lipo"))
+    settings = _settings(config)
     advantages, _groups[:] = token_advantages(token_level_rewards, response_mask, index, settings)
     return advantages, advantages
 
@@ -102,15 +102,15 @@ def _on_last_outputs(compute_advantage: Any) -> Any:
     return on_last_outputs
 
 
-def _settings(section: Any) -> LipoConfig:
+def _settings(algorithm: Any) -> LipoConfig:
     """The settings in ``algorithm.lipo``, announced when they are read for the first time."""
-    if not _parsed or _parsed[0][0] is not section:
-        settings = LipoConfig.parse(section)
+    if not _parsed or _parsed[0][0] is not algorithm:
+        settings = LipoConfig.parse(algorithm.get("lipo"))
         print(
             f"LIPO is live in process {os.getpid()} (verl {verl.__version__}): {settings}",
             flush=True,
         )
-        _parsed[:] = [(section, settings)]
+        _parsed[:] = [(algorithm, settings)]
     return _parsed[0][1]
 
 
