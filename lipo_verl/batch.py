@@ -76,7 +76,7 @@ def _reaches(budget: int | None, mask: Tensor) -> ndarray:
     """(B,) bool, whether the last token that the budget allows was generated; mask: (B, T)."""
     if budget is None or budget > mask.shape[1]:
         return np.zeros(len(mask), bool)
-    return mask[:, budget - 1].cpu().numpy() > 0
+    return mask.select(1, budget - 1).cpu().numpy() > 0
 
 
 def estimate(
