@@ -1,5 +1,6 @@
 """LIPO inside the real verl: its registry, its trainer's calls, its configuration, Ray."""
 
+import json
 import math
 
 import numpy as np
@@ -294,6 +295,34 @@ def test_metrics_are_those_of_the_last_batch():
     data = proto(*random_batch([4]))
     data = ray_trainer.compute_advantage(data, "grpo", config=OmegaConf.create({}))
     assert metric_utils.compute_data_metrics(data, use_critic=False)["lipo/groups_of_one"] == 1
+
+
+def test_metrics_reach_console_file_tensorboard_and_wandb(monkeypatch, tmp_path, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from verl.utils.tracking import Tracking
+
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "log.jsonl"))
+    monkeypatch.setenv("TENSORBOARD_DIR", str(tmp_path / "tensorboard"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    data = proto(*random_batch([4, 4, 4]))
+    data = ray_trainer.compute_advantage(data, "lipo", config=algorithm())
+    metrics = metric_utils.compute_data_metrics(data, use_critic=False)
+    mine = {key: value for key, value in metrics.items() if key.startswith("lipo/")}
+    assert len(mine) >= 20
+
+    tracking = Tracking("project", "run", ["console", "file", "tensorboard", "wandb"])
+    tracking.log(metrics, step=3)
+    tracking.finish()
+    assert "lipo/sign_flips:" in capsys.readouterr().out
+    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert json.loads(line)["data"].items() >= mine.items()
+    in_wandb = next(tmp_path.glob("wandb/offline-run-*/*.wandb")).read_bytes()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for key, value in mine.items():
+        assert key.encode() in in_wandb
+        (event,) = events.Scalars(key)
+        assert (event.step, event.value) == (3, pytest.approx(value))
 
 
 # Agents of several outputs
