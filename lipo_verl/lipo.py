@@ -20,8 +20,8 @@ EPSILON = 1e-6
 TOLERANCE = 1e-6
 """Rewards that lie the threshold apart, but for rounding, are that far apart. [ours]"""
 
-_LARGEST_EXPONENT = 300.0
-"""The product of two weights of exp(-300) is a normal float64: no sum over pairs is 0. [D]"""
+_LARGEST_EXPONENT = 600.0
+"""exp(-600) is a normal float64, so that a weight is never zero: w in (0, 1]. [D]"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Lipo:
     unclamped:  (G, n)  the same before ``sign_clamp``
     adjusted:   (G, n)  R'_i of Eq. 3
     boosted:    (G, n)  bool, S_i: some longer peer has about the same reward
-    weights:    (G, n)  w_i in (0, 1]
+    distances:  (G, n)  -log w_i, from 0 to 1e300
     optimum:    (G, 1)  L_opt, tokens
     gated:      (G, 1)  bool, the length terms are off for want of correct answers
     """
@@ -41,9 +41,14 @@ class Lipo:
     unclamped: ndarray
     adjusted: ndarray
     boosted: ndarray
-    weights: ndarray
+    distances: ndarray
     optimum: ndarray
     gated: ndarray
+
+    @property
+    def weights(self) -> ndarray:
+        """(G, n) w_i in (0, 1]."""
+        return _weights(self.distances)
 
 
 def lipo(
@@ -87,20 +92,22 @@ def lipo(
     # 2. Dynamic advantage estimation (Eq. 4): the distance to the optimum length weighs the group.
     optimum = np.maximum(2 * shortest, _middle(ordered))  # [V]
     scale = optimum if weight_scale is None else weight_scale  # [I]
-    w = np.exp(-np.minimum(np.abs(L - optimum) / scale, _LARGEST_EXPONENT))  # cusp, base 0 [F]
+    distance = np.minimum(np.abs(L - optimum) / scale, 1e300)  # -log w: cusp, zero baseline [F]
 
     gated = np.zeros(optimum.shape, bool)
     if min_pass_rate > 0:  # collapse guard: groups that seldom answer right learn as GRPO [ours]
         gated = (R >= correct_score).mean(1, keepdims=True) < min_pass_rate
-        S, w = S & ~gated, np.where(gated, 1.0, w)
+        S, distance = S & ~gated, np.where(gated, 0.0, distance)
 
     adjusted = R + boost * S * h * np.maximum(R, 0)  # max(R, 0): a negative reward stays [ours]
+    nearest = distance.min(1, keepdims=True)
+    w = _weights(distance - nearest)  # only their ratios matter: none of a group underflows
     A = unclamped = _normalised(adjusted, w, std_floor)
     if weight_advantage:
-        A = unclamped = A * w  # the reading of one review [I]
+        A = unclamped = A * _weights(distance)  # the reading of one review [I]
     if sign_clamp:
         A = np.where(sign_flips(R >= correct_score, A), 0.0, A)  # [ours]
-    return Lipo(A, unclamped, adjusted, S, w, optimum, gated)
+    return Lipo(A, unclamped, adjusted, S, distance, optimum, gated)
 
 
 def sign_flips(correct: ndarray, A: ndarray) -> ndarray:
@@ -111,6 +118,10 @@ def sign_flips(correct: ndarray, A: ndarray) -> ndarray:
     """
     mixed = correct.any(1, keepdims=True) & ~correct.all(1, keepdims=True)
     return mixed & np.where(correct, A < 0, A > 0)
+
+
+def _weights(distance: ndarray) -> ndarray:
+    return np.exp(-np.minimum(distance, _LARGEST_EXPONENT))
 
 
 def _normalised(R: ndarray, w: ndarray, std_floor: float) -> ndarray:

@@ -20,6 +20,12 @@ from lipo_verl.rewards.errors import (
 from lipo_verl.rewards.pool import WorkerPool, shared_pool
 
 
+def adders():
+    """The workers of ``operator:add`` among this process's children."""
+    alive = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    return [p for p in alive if "operator:add" in p.cmdline()]
+
+
 @pytest.fixture
 def pool():
     """A function that makes pools which are closed in the end."""
@@ -70,7 +76,7 @@ def test_a_worker_that_dies_costs_its_sample_only(pool):
 def test_a_worker_that_died_while_idle_is_replaced_unnoticed(pool):
     add = pool("operator:add")
     add.run(1, 1)
-    (worker,) = [p for p in psutil.Process().children() if "operator:add" in p.cmdline()]
+    (worker,) = adders()
     worker.kill()
     psutil.wait_procs([worker], timeout=5)
     assert add.run(1, 2) == 3
@@ -106,7 +112,7 @@ def test_eight_threads_share_two_processes(pool):
     with ThreadPoolExecutor(8) as threads:
         results = list(threads.map(lambda i: add.run(i, 1), range(200)))
     assert results == list(range(1, 201))
-    workers = [p for p in psutil.Process().children() if "operator:add" in p.cmdline()]
+    workers = adders()
     assert len(workers) <= 2
 
 
