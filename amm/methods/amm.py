@@ -37,11 +37,14 @@ from amm.methods.descent import (
     PUBLISHED_LR,
     PUBLISHED_RMS,
     Interference,
+    OffSpan,
+    Precision,
     common_rms,
     descend,
     frobenius_norms,
     full_precision,
     moved,
+    penalised_gradient,
 )
 from amm.methods.registry import OtherTensors, register
 from amm.settings import Settings
@@ -70,6 +73,12 @@ class AmmSettings(Settings):
             independent of the layer's size and of K. By ∂R/∂τ above, at a direction of mean
             curvature R pulls 4λ times as hard as L_w: with the default as hard as L_w itself, and
             harder along directions of higher curvature. 0 switches R off.
+        stride: steps for one evaluation of the gradient; 1 is the path as the formula has it, 10 a
+            tenth of the work for a few percent of its length [ours], docs/amm-solver.md.
+        beta_every: steps for one evaluation of β; 1 is the formula [ours].
+        precision: of the products within the descent: `medium` is bf16 or TF32 where there are
+            units for it, a fraction of a percent of the path [ours]. Gram matrices are summed in
+            float64 in any case.
         scale: W = W_0 + scale · τ.
         other_tensors: what is done with embeddings, heads, norms, biases and convolutions: `mean`
             or sum (`task_arithmetic`) of the task vectors, or `base`. `scale` doesn't touch them.
@@ -82,6 +91,9 @@ class AmmSettings(Settings):
     temperature: float = Field(1.0, gt=0)
     penalty: Penalty = "span"
     penalty_weight: float = Field(0.25, ge=0)
+    stride: int = Field(10, ge=1)
+    beta_every: int = Field(100, ge=1)
+    precision: Precision = "medium"
     scale: float = 1.0
     other_tensors: OtherTensors = "mean"
 
@@ -109,26 +121,25 @@ def amm(task_vectors: Tensor, settings: AmmSettings) -> Tensor:
     alpha = inherent_weights(norms, settings.alpha)
     beta = compatibility_weights(layer, norms, settings.beta, settings.temperature)
     project = span_projector(layer.task_vectors)
-    off_span = orthogonal_part(layer.task_vectors, norms, project, settings.penalty)
+    off_span = orthogonal_part(layer.task_vectors, norms, settings.penalty)
     projected = settings.penalty == "projection"
-    weight_of_r = 0.0 if projected else settings.penalty_weight
 
-    def gradient(travelled: Tensor) -> Tensor:
-        w = len(norms) ** 2 * alpha * beta(layer.start + travelled) / norms**2
-        times_c = layer.curvature(w)
-        g = 2 * (times_c(travelled) + layer.pull(w))
-        if weight_of_r == 0:
-            return g
-        mean_curvature = (w * norms**2).sum() / g.shape[1]
-        return g + weight_of_r / mean_curvature * 4 * times_c(off_span(g))
+    def field(tau: Tensor, evaluations: int) -> Callable[[Tensor], Tensor]:
+        w = len(norms) ** 2 * alpha * beta(tau) / norms**2
+        mean_curvature = (w * norms**2).sum().item() / tau.shape[1]
+        strength = 0.0 if projected else 4 * settings.penalty_weight / mean_curvature
+        return penalised_gradient(layer, w, off_span, strength, evaluations)
 
     travelled = descend(
-        layer,
-        gradient,
+        layer.start,
+        field,
         steps=settings.steps,
         lr=settings.lr,
         eps=PUBLISHED_EPS / PUBLISHED_RMS,
-        constrain=project if projected else lambda update: update,
+        stride=settings.stride,
+        refresh=settings.beta_every,
+        precision=settings.precision,
+        constrain=project if projected else None,
     )
     return settings.scale * (vectors.sum(dim=0) + unit * travelled)
 
@@ -172,17 +183,11 @@ def span_projector(task_vectors: Tensor) -> Callable[[Tensor], Tensor]:
     Args:
         task_vectors: K × out × in.
     """
-    flat = task_vectors.flatten(1)
-    inverse = torch.linalg.pinv(flat @ flat.T, rtol=1e-5, hermitian=True)
+    flat, inverse = task_vectors.flatten(1), _inverse_gram(task_vectors)
     return lambda x: (inverse @ (flat @ x.flatten()) @ flat).view_as(x)
 
 
-def orthogonal_part(
-    task_vectors: Tensor,
-    norms: Tensor,
-    project: Callable[[Tensor], Tensor],
-    kind: Penalty,
-) -> Callable[[Tensor], Tensor]:
+def orthogonal_part(task_vectors: Tensor, norms: Tensor, kind: Penalty) -> OffSpan:
     """The map G ↦ ½ ∂R/∂G, from out × in to itself.
 
     G − PG, or Σ_i (G − ⟨G, τ_i⟩/‖τ_i‖² τ_i) for `per_task`.
@@ -190,10 +195,14 @@ def orthogonal_part(
     Args:
         task_vectors: K × out × in.
         norms: ‖τ_i‖, K.
-        project: P.
         kind: form of R.
     """
-    if kind != "per_task":
-        return lambda g: g - project(g)
+    if kind == "per_task":
+        return OffSpan(len(norms), torch.diag(norms**-2))
+    return OffSpan(1, _inverse_gram(task_vectors))
+
+
+def _inverse_gram(task_vectors: Tensor) -> Tensor:
+    """K × K, the inverse of the inner products ⟨τ_i, τ_j⟩."""
     flat = task_vectors.flatten(1)
-    return lambda g: len(norms) * g - (flat @ g.flatten() / norms**2 @ flat).view_as(g)
+    return torch.linalg.pinv(flat @ flat.T, rtol=1e-5, hermitian=True)

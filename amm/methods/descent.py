@@ -20,8 +20,10 @@ supervised delta (RMS 1e-3) and for a reinforcement-learning one (1e-5).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,8 +35,26 @@ PUBLISHED_LR = 1e-5
 PUBLISHED_EPS = 1e-8
 """WUDI's Adam: lr 1e-5 [V]; ε is torch's default."""
 
+Precision = Literal["highest", "medium"]
+"""torch's names for the precision of float32 products: `medium` rounds factors to bf16 (CPUs with
+bf16 units) or TF32 (CUDA), and is `highest` where there are no such units."""
+
+FEW_EVALUATIONS = 4
+"""Up to so many evaluations of a gradient with R aren't worth the products that make each cheap."""
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+
+@contextmanager
+def matmul_precision(precision: Precision) -> Iterator[None]:
+    """Float32 products in the given precision, whatever the process has set."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -42,12 +62,8 @@ def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(function)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
+        with matmul_precision("highest"):
             return function(*args, **kwargs)
-        finally:
-            torch.set_float32_matmul_precision(before)
 
     return wrapped
 
@@ -87,13 +103,53 @@ def common_rms(task_vectors: Tensor) -> float:
     return (frobenius_norms(task_vectors).square().sum() / task_vectors.numel()).sqrt().item()
 
 
+class Curvature:
+    """C = Σ_i w_i τ_iᵀτ_i as a map of out × in matrices, x ↦ xC, by one in × in matrix."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self._matrix = matrix
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x @ self._matrix
+
+    def polynomial(self, linear: float, quadratic: float) -> Callable[[Tensor], Tensor]:
+        """The map x ↦ x (linear · C + quadratic · C²), at the price of one product x ↦ xC."""
+        matrix = torch.addmm(self._matrix, self._matrix, self._matrix, beta=linear, alpha=quadratic)
+        return lambda x: x @ matrix
+
+
+class StackedCurvature:
+    """The same by the stack S of the task vectors, K·out × in: C = Sᵀ diag(w) S."""
+
+    def __init__(self, layer: Interference, weights: Tensor) -> None:
+        self._layer = layer
+        self._stack = layer.task_vectors.flatten(0, 1)
+        self._weights = weights.repeat_interleave(layer.task_vectors.shape[1])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x @ self._stack.T).mul_(self._weights) @ self._stack
+
+    def polynomial(self, linear: float, quadratic: float) -> Callable[[Tensor], Tensor]:
+        """The map x ↦ x (linear · C + quadratic · C²), by S Sᵀ in between."""
+        stack, weights = self._stack, self._weights
+        among = self._layer.row_products * weights
+
+        def times(x: Tensor) -> Tensor:
+            y = (x @ stack.T).mul_(weights)
+            y = torch.addmm(y, y, among, beta=linear, alpha=quadratic)
+            return y @ stack
+
+        return times
+
+
 class Interference:
     """The loss Σ_i w_i ‖(τ − τ_i) τ_iᵀ‖²_F and its derivatives, in the cheaper of two exact forms.
 
-    With in ≤ K·out, products with the K Gram matrices (in × in). With more columns than the
-    experts have rows together, products with the stacked task vectors (K·out × in), which never
-    forms an in × in matrix. Gram matrices are summed in float64 and rounded once: they square the
-    condition number.
+    With in ≤ K·out, products with C, an in × in matrix. With more columns than the experts have
+    rows together, products with the stacked task vectors, which never form an in × in matrix.
+    Gram matrices are summed in float64 and rounded once: they square the condition number. They
+    are kept where they take no more room than the task vectors do twice, and made again where they
+    would take more.
 
     Attributes:
         task_vectors: τ_i, K × out × in.
@@ -106,8 +162,9 @@ class Interference:
         count, rows, columns = task_vectors.shape
         self.task_vectors = task_vectors
         self.start = task_vectors.sum(dim=0)
+        self.stacked = columns > count * rows
         self.grams: Tensor | None = None
-        if columns <= count * rows:
+        if columns <= 2 * rows and not self.stacked:
             self.grams = task_vectors.new_empty(count, columns, columns)
             for i, vector in enumerate(task_vectors):
                 self.grams[i] = vector.double().T @ vector.double()
@@ -115,33 +172,26 @@ class Interference:
         for i in range(count):
             self.pulls[i] = self._pull(i)
 
-    def curvature(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
-        """The map x ↦ xC with C = Σ_i w_i G_i.
+    def curvature(self, weights: Tensor) -> Curvature | StackedCurvature:
+        """The map x ↦ xC with C = Σ_i w_i G_i, for out × in matrices.
 
         Args:
             weights: w_i, K.
-
-        Returns:
-            A function from out × in to out × in.
         """
+        if self.stacked:
+            return StackedCurvature(self, weights)
         if self.grams is not None:
-            total = torch.tensordot(weights, self.grams, dims=1)
-            return lambda x: x @ total
-        stack = self.task_vectors.flatten(0, 1)
-        row_weights = weights.repeat_interleave(self.task_vectors.shape[1])
-        return lambda x: ((x @ stack.T) * row_weights) @ stack
+            return Curvature(torch.tensordot(weights, self.grams, dims=1))
+        return Curvature(self._weighted_gram(weights))
 
-    def gradient(self, travelled: Tensor, weights: Tensor) -> Tensor:
-        """∂L/∂τ at τ = start + δ.
+    def gradient(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """The map δ ↦ ∂L/∂τ at τ = start + δ, both out × in.
 
         Args:
-            travelled: δ, out × in.
             weights: w_i, K.
-
-        Returns:
-            The gradient, out × in.
         """
-        return 2 * (self.curvature(weights)(travelled) + self.pull(weights))
+        times_c, pull = self.curvature(weights), self.pull(weights)
+        return lambda travelled: times_c(travelled).add_(pull).mul_(2)
 
     def pull(self, weights: Tensor) -> Tensor:
         """Σ_i w_i E_i, half the gradient at the start.
@@ -167,55 +217,153 @@ class Interference:
         for i, vector in enumerate(self.task_vectors):
             apart = tau - vector
             if self.grams is not None:
-                term = (apart * self._times_gram(apart, i)).sum().clamp_min(0)
+                term = (apart @ self.grams[i]).mul_(apart).sum().clamp_min(0)
             else:
-                term = (apart @ vector.T).square().sum()
+                term = (apart @ vector.T).square_().sum()
             terms.append(term / vector.square().sum())
         return torch.stack(terms)
+
+    @functools.cached_property
+    def row_products(self) -> Tensor:
+        """S Sᵀ, K·out × K·out, of the stacked task vectors S."""
+        stack = self.task_vectors.flatten(0, 1)
+        return stack @ stack.T
 
     def _pull(self, i: int) -> Tensor:
         vector = self.task_vectors[i]
         apart = self.start - vector
-        pull = self._times_gram(apart, i)
+        pull = apart @ vector.T @ vector if self.grams is None else apart @ self.grams[i]
         rounding = 8 * torch.finfo(pull.dtype).eps * apart.norm() * vector.norm() ** 2
         return pull if pull.norm() > rounding else torch.zeros_like(pull)
 
-    def _times_gram(self, x: Tensor, i: int) -> Tensor:
-        if self.grams is not None:
-            return x @ self.grams[i]
-        return (x @ self.task_vectors[i].T) @ self.task_vectors[i]
+    def _weighted_gram(self, weights: Tensor) -> Tensor:
+        columns = self.task_vectors.shape[2]
+        total = self.task_vectors.new_empty(columns, columns)
+        for block in torch.arange(columns).split(1024):
+            part = slice(int(block[0]), int(block[-1]) + 1)
+            total[:, part] = sum(
+                w.double() * (vector.double().T @ vector[:, part].double())
+                for w, vector in zip(weights, self.task_vectors, strict=True)
+            )
+        return total
+
+
+@dataclass(frozen=True)
+class OffSpan:
+    """A linear map of out × in matrices that removes what the task vectors span.
+
+    g ↦ factor · g − Σ_k c_k τ_k,  c_k = Σ_j mixing_kj ⟨g, τ_j⟩
+
+    Attributes:
+        factor: a number.
+        mixing: K × K.
+    """
+
+    factor: float
+    mixing: Tensor
+
+    def __call__(self, g: Tensor, task_vectors: Tensor) -> Tensor:
+        flat = task_vectors.flatten(1)
+        coefficients = self.mixing @ (flat @ g.flatten())
+        return self.factor * g - (coefficients @ flat).view_as(g)
+
+
+def penalised_gradient(
+    layer: Interference, weights: Tensor, off_span: OffSpan, strength: float, evaluations: int
+) -> Callable[[Tensor], Tensor]:
+    """The map δ ↦ G + strength · off_span(G) C with G = ∂L/∂τ, at constant weights.
+
+    Evaluated as written it takes two products with C. For more than a few evaluations, with
+    Z_k = τ_k C and E = Σ w_i E_i, it is rearranged into one [D]:
+
+        δ (2C + 2 strength · factor · C²) + (2E + strength · 2 factor · EC) − strength Σ_k c_k Z_k,
+        ⟨G, τ_j⟩ = 2 ⟨δ, Z_j⟩ + 2 ⟨E, τ_j⟩
+
+    Args:
+        layer: the layer.
+        weights: w_i, K.
+        off_span: the part of the gradient that is penalised.
+        strength: of the penalty's gradient; 0: none.
+        evaluations: how often the map will be used.
+    """
+    gradient = layer.gradient(weights)
+    if strength == 0:
+        return gradient
+    times_c, vectors = layer.curvature(weights), layer.task_vectors
+    if evaluations <= FEW_EVALUATIONS:
+
+        def as_written(travelled: Tensor) -> Tensor:
+            g = gradient(travelled)
+            return g.add_(times_c(off_span(g, vectors)), alpha=strength)
+
+        return as_written
+
+    factor = 2 * strength * off_span.factor
+    times_polynomial = times_c.polynomial(2.0, factor)
+    pull = layer.pull(weights)
+    at_start = 2 * (vectors.flatten(1) @ pull.flatten())
+    constant = times_c(pull).mul_(factor).add_(pull, alpha=2)
+    turned = torch.stack([times_c(vector) for vector in vectors]).flatten(1)
+
+    def rearranged(travelled: Tensor) -> Tensor:
+        inner = 2 * (turned @ travelled.flatten()) + at_start
+        g = times_polynomial(travelled).add_(constant)
+        return g.view(-1).addmv_(turned.T, off_span.mixing @ inner, alpha=-strength).view_as(g)
+
+    return rearranged
+
+
+Field = Callable[[Tensor, int], Callable[[Tensor], Tensor]]
+"""(τ, evaluations) ↦ the map δ ↦ gradient at start + δ, to be used so many times from τ on."""
 
 
 def descend(
-    layer: Interference,
-    gradient: Callable[[Tensor], Tensor],
+    start: Tensor,
+    field: Field,
     *,
     steps: int,
     lr: float,
     eps: float,
-    constrain: Callable[[Tensor], Tensor] = lambda update: update,
+    stride: int = 1,
+    refresh: int = 1,
+    precision: Precision = "highest",
+    constrain: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Adam from the sum of the task vectors, a fixed number of steps.
 
+    With a stride s the gradient is evaluated at every s-th step alone and held for s steps: Adam
+    with s times its step and its decay rates to the power of s. docs/amm-solver.md has the
+    distance from the path of every single step.
+
     Args:
-        layer: the layer.
-        gradient: δ ↦ the gradient at start + δ; both out × in.
+        start: Σ_j τ_j, out × in.
+        field: what gives the gradient.
         steps: number of steps.
         lr: Adam's step, in the unit of the task vectors.
         eps: Adam's ε, in the unit of the gradient.
+        stride: steps for one evaluation of the gradient.
+        refresh: steps for one call of `field`.
+        precision: of the products that `field` and the gradient take.
         constrain: applied to each update before it is taken.
 
     Returns:
-        δ, the distance travelled from the sum, out × in.
+        δ, the distance travelled from the start, out × in.
     """
     beta1, beta2 = 0.9, 0.999
-    travelled = torch.zeros_like(layer.start)
-    first, second = torch.zeros_like(travelled), torch.zeros_like(travelled)
-    for step in range(1, steps + 1):
-        g = gradient(travelled)
-        first.lerp_(g, 1 - beta1)
-        second.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        spread = (second / (1 - beta2**step)).sqrt_().add_(eps)
-        update = first / spread * (lr / (1 - beta1**step))
-        travelled -= constrain(update)
+    travelled = torch.zeros_like(start)
+    first, second = torch.zeros_like(start), torch.zeros_like(start)
+    per_field = max(refresh // stride, 1)
+    with matmul_precision(precision):
+        for evaluation, done in enumerate(range(0, steps, stride)):
+            if evaluation % per_field == 0:
+                left = -(-(steps - done) // stride)
+                gradient = field(start + travelled, min(per_field, left))
+            held = min(stride, steps - done)
+            g = gradient(travelled)
+            first.lerp_(g, 1 - beta1**held)
+            second.mul_(beta2**held).addcmul_(g, g, value=1 - beta2**held)
+            spread = torch.div(second, 1 - beta2 ** (done + held), out=g).sqrt_().add_(eps)
+            update = torch.div(first, spread, out=spread)
+            update *= held * lr / (1 - beta1 ** (done + held))
+            travelled -= update if constrain is None else constrain(update)
     return travelled

@@ -16,6 +16,7 @@ from amm.methods.descent import (
     PUBLISHED_LR,
     PUBLISHED_RMS,
     Interference,
+    Precision,
     common_rms,
     descend,
     frobenius_norms,
@@ -35,6 +36,10 @@ class WudiSettings(Settings):
             published, where the result depends on how large the deltas are.
         lr: Adam's step. Default: 0.01 of the layer's RMS with `normalize`, else the published
             1e-5 [V]; the two are the same at RMS 1e-3. Adam's ε goes with it: 1e-5, else 1e-8.
+        stride: steps for one evaluation of the gradient; 1 is as published, 10 a tenth of the work
+            for a few percent of the path's length [ours], docs/amm-solver.md.
+        precision: of the products within the descent: `medium` is bf16 or TF32 where there are
+            units for it [ours].
         scale: W = W_0 + scale · τ.
         other_tensors: what is done with embeddings, heads, norms, biases and convolutions: `mean`
             or sum (`task_arithmetic`) of the task vectors, or `base`.
@@ -43,6 +48,8 @@ class WudiSettings(Settings):
     steps: int = Field(300, ge=0)
     normalize: bool = True
     lr: float | None = Field(None, gt=0)
+    stride: int = Field(10, ge=1)
+    precision: Precision = "medium"
     scale: float = 1.0
     other_tensors: OtherTensors = "mean"
 
@@ -68,8 +75,11 @@ def wudi(task_vectors: Tensor, settings: WudiSettings) -> Tensor:
     layer = Interference(vectors / unit)
     weights = frobenius_norms(layer.task_vectors).pow(-2).to(vectors.dtype)
     travelled = descend(
-        layer,
-        lambda delta: layer.gradient(delta, weights),
+        layer.start,
+        lambda tau, evaluations: layer.gradient(weights),
+        refresh=settings.steps,
+        stride=settings.stride,
+        precision=settings.precision,
         steps=settings.steps,
         lr=settings.lr or PUBLISHED_LR / published_unit,
         eps=PUBLISHED_EPS / published_unit,

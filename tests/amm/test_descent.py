@@ -6,16 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amm.methods.descent import (
+    FEW_EVALUATIONS,
     Interference,
+    OffSpan,
     common_rms,
     descend,
     frobenius_norms,
     full_precision,
     moved,
+    penalised_gradient,
 )
 
-WIDE, TALL = (2, 3, 11), (3, 7, 5)
-shapes = st.sampled_from([WIDE, TALL, (1, 4, 4), (2, 1, 6)])
+WIDE, TALL, BETWEEN = (2, 3, 11), (3, 7, 5), (4, 3, 10)
+shapes = st.sampled_from([WIDE, TALL, BETWEEN, (1, 4, 4), (2, 1, 6)])
 seeds = st.integers(0, 2**16)
 
 
@@ -30,8 +33,10 @@ def naive_terms(tau, task_vectors):
 
 
 def test_both_forms_are_covered():
-    assert Interference(draw(WIDE, 0)).grams is None
+    assert Interference(draw(WIDE, 0)).stacked
     assert Interference(draw(TALL, 0)).grams is not None
+    between = Interference(draw(BETWEEN, 0))
+    assert not between.stacked and between.grams is None
 
 
 @given(shapes, seeds)
@@ -41,7 +46,7 @@ def test_gradient_is_autograd_of_the_naive_loss(shape, seed):
     layer = Interference(vectors)
     tau = (layer.start + delta).requires_grad_()
     (expected,) = torch.autograd.grad((weights * naive_terms(tau, vectors)).sum(), tau)
-    torch.testing.assert_close(layer.gradient(delta, weights), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(layer.gradient(weights)(delta), expected, rtol=1e-10, atol=1e-10)
 
 
 @given(shapes, seeds)
@@ -63,25 +68,72 @@ def test_curvature_is_a_product_with_the_weighted_grams(shape, seed):
 def test_adam_is_torchs(shape):
     layer = Interference(draw(shape, 3))
     weights = torch.ones(shape[0], dtype=torch.float64)
-    ours = descend(layer, lambda delta: layer.gradient(delta, weights), steps=50, lr=0.03, eps=1e-6)
+    gradient = layer.gradient(weights)
+    ours = descend(layer.start, lambda *_: gradient, steps=50, lr=0.03, eps=1e-6)
     theirs = torch.zeros_like(ours, requires_grad=True)
     adam = torch.optim.Adam([theirs], lr=0.03, eps=1e-6)
     for _ in range(50):
-        theirs.grad = layer.gradient(theirs.detach(), weights)
+        theirs.grad = gradient(theirs.detach())
         adam.step()
     torch.testing.assert_close(ours, theirs.detach(), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [WIDE, TALL, BETWEEN])
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_rearranged_gradient_of_the_penalty_is_the_one_as_written(shape, factor):
+    layer = Interference(draw(shape, 1))
+    weights, count = draw(shape[:1], 2).abs(), shape[0]
+    off_span = OffSpan(factor, draw((count, count), 3))
+    written, rearranged = (
+        penalised_gradient(layer, weights, off_span, 0.7, evaluations)
+        for evaluations in (FEW_EVALUATIONS, FEW_EVALUATIONS + 1)
+    )
+    for seed in range(4, 7):
+        delta = draw(shape[1:], seed)
+        torch.testing.assert_close(rearranged(delta), written(delta), rtol=1e-10, atol=1e-9)
+
+
+def test_a_stride_holds_the_gradient_and_takes_as_many_steps():
+    """A constant gradient moves each entry by lr a step, whatever the stride."""
+    g = torch.tensor([[2.0, -3.0]], dtype=torch.float64)
+    for stride in (1, 7, 10, 100):
+        seen = []
+
+        def field(tau, evaluations, seen=seen):
+            seen.append(evaluations)
+            return lambda _: g.clone()
+
+        delta = descend(
+            torch.zeros(1, 2).double(), field, steps=45, lr=0.1, eps=0.0, stride=stride, refresh=20
+        )
+        torch.testing.assert_close(delta, torch.tensor([[-4.5, 4.5]], dtype=torch.float64))
+        assert sum(seen) == -(-45 // stride)
+
+
+def test_smaller_strides_come_closer_to_the_path_of_single_steps():
+    vectors = draw((3, 24, 48), 0)
+    layer = Interference(vectors / common_rms(vectors))
+    weights = frobenius_norms(layer.task_vectors).pow(-2)
+    gradient = layer.gradient(weights)
+    ends = [
+        descend(layer.start, lambda *_: gradient, steps=300, lr=0.01, eps=1e-5, stride=stride)
+        for stride in (1, 2, 5, 10, 20)
+    ]
+    away = [float((end - ends[0]).norm() / ends[0].norm()) for end in ends]
+    assert away == sorted(away)
+    assert away[3] < 0.06
+
+
 def test_no_steps_stay_at_the_sum():
     layer = Interference(draw(TALL, 0))
-    assert not descend(layer, lambda delta: delta, steps=0, lr=1.0, eps=1e-8).any()
+    assert not descend(layer.start, lambda *_: None, steps=0, lr=1.0, eps=1e-8).any()
 
 
 def test_one_expert_has_no_gradient_at_all_in_float32():
     """τC − D leaves rounding errors here, which Adam would blow up."""
     vector = draw((1, 33, 17), 0, torch.float32)
     layer = Interference(vector)
-    assert not layer.gradient(torch.zeros(33, 17), torch.ones(1)).any()
+    assert not layer.gradient(torch.ones(1))(torch.zeros(33, 17)).any()
 
 
 @pytest.mark.parametrize("shape", [(2, 40, 32), (2, 12, 32)])
@@ -101,8 +153,8 @@ def test_float32_descent_on_an_ill_conditioned_layer_follows_float64(shape):
     for tensors in (single, single.double()):
         layer = Interference(tensors)
         weights = frobenius_norms(tensors).pow(-2).to(tensors.dtype)
-        gradient = lambda delta, layer=layer, weights=weights: layer.gradient(delta, weights)  # noqa: E731
-        delta = descend(layer, gradient, steps=300, lr=0.01, eps=1e-5)
+        gradient = layer.gradient(weights)
+        delta = descend(layer.start, lambda *_, g=gradient: g, steps=300, lr=0.01, eps=1e-5)
         results.append((layer.start + delta).double())
     assert (results[0] - results[1]).norm() < 1e-5 * results[1].norm()
 

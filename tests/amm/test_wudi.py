@@ -7,6 +7,11 @@ from amm.methods.descent import Interference
 from amm.methods.wudi import WudiSettings, wudi
 
 
+def exact(**parameters):
+    """Settings of the path of single steps."""
+    return WudiSettings(stride=1, precision="highest", **parameters)
+
+
 def draw(shape, seed, rms):
     generator = torch.Generator().manual_seed(seed)
     return rms * torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -27,14 +32,14 @@ def published(vectors, steps=300, lr=1e-5):
 @pytest.mark.parametrize("rms", [1e-3, 1e-5])
 def test_without_normalisation_it_is_the_published_procedure(shape, rms):
     vectors = draw(shape, 0, rms)
-    merged = wudi(vectors, WudiSettings(normalize=False))
+    merged = wudi(vectors, exact(normalize=False))
     torch.testing.assert_close(merged, published(vectors), rtol=1e-6, atol=1e-6 * rms)
 
 
 def test_normalised_it_is_the_published_procedure_at_rms_1e_3():
     vectors = draw((3, 8, 12), 0, 1.0)
     vectors *= 1e-3 / vectors.square().mean().sqrt()
-    torch.testing.assert_close(wudi(vectors, WudiSettings()), published(vectors), rtol=1e-6, atol=0)
+    torch.testing.assert_close(wudi(vectors, exact()), published(vectors), rtol=1e-6, atol=0)
 
 
 def test_absolute_steps_mean_something_else_for_small_deltas():
@@ -43,7 +48,7 @@ def test_absolute_steps_mean_something_else_for_small_deltas():
     def loss_left(rms, normalize):
         vectors = draw((3, 48, 144), 0, rms)
         layer = Interference(vectors)
-        tau = wudi(vectors, WudiSettings(normalize=normalize))
+        tau = wudi(vectors, exact(normalize=normalize))
         return float(layer.losses(tau).sum() / layer.losses(layer.start).sum())
 
     assert loss_left(1e-5, False) < 0.5 * loss_left(1e-3, False)
