@@ -73,7 +73,8 @@ def seconds(call, device: str) -> float:
 
 def speed(count: int, device: str) -> Table:
     steps = 1 if device == "cpu" else STEPS
-    table = Table(title=f"Seconds for a layer, K = {count}, {device}; naive: {steps} of {STEPS} steps run")
+    title = f"Seconds for a layer, K = {count}, {device}; naive: {steps} of {STEPS} steps run"
+    table = Table(title=title)
     for name in ("layer", "shape", "naive WUDI", "WUDI", "naive / ours", "AMM", "naive / ours"):
         table.add_column(name, justify="right")
     for name, shape in SHAPES.items():
