@@ -43,8 +43,10 @@ from amm.methods.descent import (
     descend,
     frobenius_norms,
     full_precision,
+    memory,
     moved,
     penalised_gradient,
+    squarable,
 )
 from amm.methods.registry import OtherTensors, register
 from amm.settings import Settings
@@ -98,7 +100,7 @@ class AmmSettings(Settings):
     other_tensors: OtherTensors = "mean"
 
 
-@register("amm", settings=AmmSettings, tensors="linear")
+@register("amm", settings=AmmSettings, tensors="linear", memory=memory)
 @full_precision
 def amm(task_vectors: Tensor, settings: AmmSettings) -> Tensor:
     """Merge one linear layer.
@@ -116,7 +118,8 @@ def amm(task_vectors: Tensor, settings: AmmSettings) -> Tensor:
     if not len(vectors):
         return torch.zeros_like(task_vectors[0])
     unit = common_rms(vectors)
-    layer = Interference(vectors / unit)
+    vectors = squarable(vectors, unit)
+    layer = Interference(vectors)
     norms = frobenius_norms(layer.task_vectors).to(vectors.dtype)
     alpha = inherent_weights(norms, settings.alpha)
     beta = compatibility_weights(layer, norms, settings.beta, settings.temperature)
@@ -134,14 +137,14 @@ def amm(task_vectors: Tensor, settings: AmmSettings) -> Tensor:
         layer.start,
         field,
         steps=settings.steps,
-        lr=settings.lr,
-        eps=PUBLISHED_EPS / PUBLISHED_RMS,
+        lr=unit * settings.lr,
+        eps=unit * PUBLISHED_EPS / PUBLISHED_RMS,
         stride=settings.stride,
         refresh=settings.beta_every,
         precision=settings.precision,
         constrain=project if projected else None,
     )
-    return settings.scale * (vectors.sum(dim=0) + unit * travelled)
+    return settings.scale * (layer.start + travelled).to(task_vectors.dtype)
 
 
 def inherent_weights(norms: Tensor, kind: Alpha) -> Tensor:

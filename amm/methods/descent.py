@@ -13,7 +13,7 @@ The second form doesn't subtract two nearly equal products. That matters: where 
 is 0 (one expert, orthogonal row spaces), Adam would blow the rounding error of the first form up
 to full steps.
 
-Everything happens in units of the layer's common RMS, so that a step means the same for a
+Adam's step and ε are in units of the layer's common RMS, so that they mean the same for a
 supervised delta (RMS 1e-3) and for a reinforcement-learning one (1e-5).
 """
 
@@ -41,6 +41,12 @@ bf16 units) or TF32 (CUDA), and is `highest` where there are no such units."""
 
 FEW_EVALUATIONS = 4
 """Up to so many evaluations of a gradient with R aren't worth the products that make each cheap."""
+
+FEW_EXPERTS = 4
+"""For more experts than so many, the K matrices that make each cheap take too much memory."""
+
+_GRAM_BLOCK = 512
+"""Columns of a Gram matrix that are summed at a time where it isn't kept."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -92,6 +98,11 @@ def moved(task_vectors: Tensor) -> Tensor:
     """
     alive = frobenius_norms(task_vectors) > 0
     return task_vectors if alive.all() else task_vectors[alive]
+
+
+def squarable(task_vectors: Tensor, unit: float) -> Tensor:
+    """The task vectors, in float64 if their RMS, `unit`, is too small for float32's squares."""
+    return task_vectors.double() if unit < 1e-12 else task_vectors
 
 
 def common_rms(task_vectors: Tensor) -> float:
@@ -148,14 +159,15 @@ class Interference:
     With in ≤ K·out, products with C, an in × in matrix. With more columns than the experts have
     rows together, products with the stacked task vectors, which never form an in × in matrix.
     Gram matrices are summed in float64 and rounded once: they square the condition number. They
-    are kept where they take no more room than the task vectors do twice, and made again where they
-    would take more.
+    are kept where they take no more room than the task vectors do twice. Where they would take
+    more, C is summed anew for new weights, and so is Σ w_i E_i.
 
     Attributes:
         task_vectors: τ_i, K × out × in.
         start: Σ_i τ_i, out × in.
-        pulls: E_i = (start − τ_i) G_i, K × out × in; exactly 0 where it is within rounding of 0
-            (one expert, orthogonal row spaces), since Adam takes full steps along any noise.
+        stacked: products are those with the stacked task vectors.
+        grams: G_i, K × in × in; None where they aren't kept.
+        pulls: E_i, K × out × in; None where they aren't kept.
     """
 
     def __init__(self, task_vectors: Tensor) -> None:
@@ -168,9 +180,11 @@ class Interference:
             self.grams = task_vectors.new_empty(count, columns, columns)
             for i, vector in enumerate(task_vectors):
                 self.grams[i] = vector.double().T @ vector.double()
-        self.pulls = torch.empty_like(task_vectors)
-        for i in range(count):
-            self.pulls[i] = self._pull(i)
+        self.pulls: Tensor | None = None
+        if self.stacked or self.grams is not None:
+            self.pulls = torch.empty_like(task_vectors)
+            for i in range(count):
+                self.pulls[i] = self._pull(i)
 
     def curvature(self, weights: Tensor) -> Curvature | StackedCurvature:
         """The map x ↦ xC with C = Σ_i w_i G_i, for out × in matrices.
@@ -202,7 +216,12 @@ class Interference:
         Returns:
             out × in.
         """
-        return torch.tensordot(weights, self.pulls, dims=1)
+        if self.pulls is not None:
+            return torch.tensordot(weights, self.pulls, dims=1)
+        total = torch.zeros_like(self.start)
+        for i, w in enumerate(weights.tolist()):
+            total.add_(self._pull(i), alpha=w)
+        return total
 
     def losses(self, tau: Tensor) -> Tensor:
         """WUDI's terms L_i = ‖(τ − τ_i) τ_iᵀ‖²_F / ‖τ_i‖²_F.
@@ -230,6 +249,8 @@ class Interference:
         return stack @ stack.T
 
     def _pull(self, i: int) -> Tensor:
+        """E_i; exactly 0 where it is within rounding of 0 (one expert, orthogonal row spaces),
+        since Adam takes full steps along any noise."""
         vector = self.task_vectors[i]
         apart = self.start - vector
         pull = apart @ vector.T @ vector if self.grams is None else apart @ self.grams[i]
@@ -239,8 +260,8 @@ class Interference:
     def _weighted_gram(self, weights: Tensor) -> Tensor:
         columns = self.task_vectors.shape[2]
         total = self.task_vectors.new_empty(columns, columns)
-        for block in torch.arange(columns).split(1024):
-            part = slice(int(block[0]), int(block[-1]) + 1)
+        for first in range(0, columns, _GRAM_BLOCK):
+            part = slice(first, first + _GRAM_BLOCK)
             total[:, part] = sum(
                 w.double() * (vector.double().T @ vector[:, part].double())
                 for w, vector in zip(weights, self.task_vectors, strict=True)
@@ -286,24 +307,25 @@ def penalised_gradient(
         strength: of the penalty's gradient; 0: none.
         evaluations: how often the map will be used.
     """
-    gradient = layer.gradient(weights)
     if strength == 0:
-        return gradient
-    times_c, vectors = layer.curvature(weights), layer.task_vectors
-    if evaluations <= FEW_EVALUATIONS:
+        return layer.gradient(weights)
+    times_c, pull, vectors = layer.curvature(weights), layer.pull(weights), layer.task_vectors
+    if evaluations <= FEW_EVALUATIONS or len(vectors) > FEW_EXPERTS:
 
         def as_written(travelled: Tensor) -> Tensor:
-            g = gradient(travelled)
+            g = times_c(travelled).add_(pull).mul_(2)
             return g.add_(times_c(off_span(g, vectors)), alpha=strength)
 
         return as_written
 
     factor = 2 * strength * off_span.factor
     times_polynomial = times_c.polynomial(2.0, factor)
-    pull = layer.pull(weights)
     at_start = 2 * (vectors.flatten(1) @ pull.flatten())
     constant = times_c(pull).mul_(factor).add_(pull, alpha=2)
-    turned = torch.stack([times_c(vector) for vector in vectors]).flatten(1)
+    turned = torch.empty_like(vectors)
+    for row, vector in zip(turned, vectors, strict=True):
+        row.copy_(times_c(vector))
+    turned = turned.flatten(1)
 
     def rearranged(travelled: Tensor) -> Tensor:
         inner = 2 * (turned @ travelled.flatten()) + at_start
@@ -311,6 +333,25 @@ def penalised_gradient(
         return g.view(-1).addmv_(turned.T, off_span.mixing @ inner, alpha=-strength).view_as(g)
 
     return rearranged
+
+
+def memory(shape: tuple[int, ...], experts: int) -> int:
+    """Bytes that WUDI or AMM takes for one layer in float32, beside its arguments and its result.
+
+    Args:
+        shape: out, in.
+        experts: K.
+    """
+    rows, columns = shape
+    layer, square = rows * columns, columns**2
+    total = 9 * layer + (experts * layer if experts <= FEW_EXPERTS else 0)
+    if columns > experts * rows:
+        total += experts * layer + 2 * (experts * rows) ** 2 + 2 * rows * experts * rows
+    elif columns <= 2 * rows:
+        total += experts * (layer + square) + 2 * square + 2 * (2 * layer + square)
+    else:
+        total += 2 * square + 2 * layer + 8 * columns * _GRAM_BLOCK
+    return 4 * total
 
 
 Field = Callable[[Tensor, int], Callable[[Tensor], Tensor]]

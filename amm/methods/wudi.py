@@ -21,7 +21,9 @@ from amm.methods.descent import (
     descend,
     frobenius_norms,
     full_precision,
+    memory,
     moved,
+    squarable,
 )
 from amm.methods.registry import OtherTensors, register
 from amm.settings import Settings
@@ -54,7 +56,7 @@ class WudiSettings(Settings):
     other_tensors: OtherTensors = "mean"
 
 
-@register("wudi", settings=WudiSettings, tensors="linear")
+@register("wudi", settings=WudiSettings, tensors="linear", memory=memory)
 @full_precision
 def wudi(task_vectors: Tensor, settings: WudiSettings) -> Tensor:
     """Merge one linear layer.
@@ -69,19 +71,20 @@ def wudi(task_vectors: Tensor, settings: WudiSettings) -> Tensor:
     vectors = moved(task_vectors)
     if not len(vectors):
         return torch.zeros_like(task_vectors[0])
-    unit = common_rms(vectors) if settings.normalize else 1.0
-    published_unit = PUBLISHED_RMS if settings.normalize else 1.0
+    rms = common_rms(vectors)
+    vectors = squarable(vectors, rms)
+    unit, published_unit = (rms, PUBLISHED_RMS) if settings.normalize else (1.0, 1.0)
 
-    layer = Interference(vectors / unit)
-    weights = frobenius_norms(layer.task_vectors).pow(-2).to(vectors.dtype)
+    layer = Interference(vectors)
+    weights = frobenius_norms(vectors).pow(-2).to(vectors.dtype)
     travelled = descend(
         layer.start,
         lambda tau, evaluations: layer.gradient(weights),
-        refresh=settings.steps,
-        stride=settings.stride,
-        precision=settings.precision,
         steps=settings.steps,
-        lr=settings.lr or PUBLISHED_LR / published_unit,
-        eps=PUBLISHED_EPS / published_unit,
+        lr=unit * (settings.lr or PUBLISHED_LR / published_unit),
+        eps=unit * PUBLISHED_EPS / published_unit,
+        stride=settings.stride,
+        refresh=settings.steps,
+        precision=settings.precision,
     )
-    return settings.scale * (vectors.sum(dim=0) + unit * travelled)
+    return settings.scale * (layer.start + travelled).to(task_vectors.dtype)

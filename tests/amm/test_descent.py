@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pico_models import run_python
 
 from amm.methods.descent import (
     FEW_EVALUATIONS,
@@ -13,6 +14,7 @@ from amm.methods.descent import (
     descend,
     frobenius_norms,
     full_precision,
+    memory,
     moved,
     penalised_gradient,
 )
@@ -163,6 +165,28 @@ def test_norms_of_tiny_entries_do_not_underflow():
     vectors = torch.full((2, 3, 4), 1e-30)
     torch.testing.assert_close(common_rms(vectors), 1e-30, rtol=1e-6, atol=0)
     assert len(moved(vectors)) == 2
+
+
+@pytest.mark.parametrize("shape", [(3, 300, 200), (3, 100, 900), (6, 100, 450), (6, 300, 300)])
+def test_no_more_memory_is_taken_than_announced(shape):
+    count, *layer_shape = shape
+    source = f"""
+import gc, resource, torch
+torch.set_num_threads(1)
+from amm.methods.amm import AmmSettings, amm
+vectors = torch.randn({count}, *{[6 * side for side in layer_shape]})
+amm(torch.randn(2, 8, 8), AmmSettings())
+gc.collect()
+open('/proc/self/clear_refs', 'w').write('5')
+def high():
+    return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])
+before = high()
+amm(vectors, AmmSettings(steps=60))
+print((high() - before) * 1024)
+"""
+    taken = int(run_python(source).split()[-1])
+    announced = memory(tuple(6 * side for side in layer_shape), count)
+    assert 0.4 * announced < taken < 1.15 * announced
 
 
 def test_zero_experts_are_left_out():
