@@ -9,23 +9,57 @@ or `amm merge merge.yaml` on the command line.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amm._version import __version__
 
+if TYPE_CHECKING:
+    from amm.checking import CheckResult, check
+    from amm.checkpoints import open_checkpoint
+    from amm.config import MergeConfig, load_config
+    from amm.diagnostics import LayerFigures, layer_figures
+    from amm.errors import InputError
+    from amm.inspection import Inspection, inspect
+    from amm.methods import register
+    from amm.planning import Plan, plan
+    from amm.run import MergeResult, merge
+
 _HOME = {
+    "CheckResult": "amm.checking",
     "InputError": "amm.errors",
+    "Inspection": "amm.inspection",
     "LayerFigures": "amm.diagnostics",
     "MergeConfig": "amm.config",
     "MergeResult": "amm.run",
+    "Plan": "amm.planning",
+    "check": "amm.checking",
+    "inspect": "amm.inspection",
     "layer_figures": "amm.diagnostics",
     "load_config": "amm.config",
     "merge": "amm.run",
     "open_checkpoint": "amm.checkpoints",
+    "plan": "amm.planning",
     "register": "amm.methods",
 }
 
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "CheckResult",
+    "InputError",
+    "Inspection",
+    "LayerFigures",
+    "MergeConfig",
+    "MergeResult",
+    "Plan",
+    "__version__",
+    "check",
+    "inspect",
+    "layer_figures",
+    "load_config",
+    "merge",
+    "open_checkpoint",
+    "plan",
+    "register",
+]
 
 
 def __getattr__(name: str) -> Any:

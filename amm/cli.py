@@ -1,85 +1,331 @@
-"""The command line: `amm merge merge.yaml`."""
+"""The command line: `amm plan`, `amm merge`, `amm check`, `amm inspect`, `amm methods`."""
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from amm._version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from amm.config import MergeConfig
+
+WRONG, BAD_INPUT, STOPPED = 1, 2, 130
+SECONDS_PER_LINE = 30
 
 app = typer.Typer(
     name="amm",
     help="Merge experts that were trained from one base into one model, from weights alone.",
+    epilog="Exit codes: 0 done, 1 something is wrong or failed, 2 bad input, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
+ConfigFile = Annotated[Path, typer.Argument(help="The merge: a YAML file.", metavar="MERGE.YAML")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Another value for a key of the file; may be repeated. Example: parameters.steps=100",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"amm {__version__}")
+        raise typer.Exit
+
 
 @app.callback()
-def _commands() -> None:
-    """Without a second command, typer would drop the first one's name."""
+def _commands(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """What holds for all commands."""
 
 
 @app.command()
 def merge(
-    config: Annotated[Path, typer.Argument(help="The merge: a YAML file.", metavar="MERGE.YAML")],
+    config: ConfigFile,
+    set_: Set = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="local|ray", help="Here, or on a Ray cluster.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Where the method runs.")
+    ] = None,
 ) -> None:
-    """Merge the experts that a YAML file names, and write the merged model.
+    """Merge the experts that a YAML file names.
 
-    The file has the keys base, experts (a list of folders) and output, and may have method,
-    parameters, save_dtype, compute_dtype, device, max_shard_size and copy_files_from. Experts are
-    Hugging Face folders or FSDP shards of verl or EasyR1. Relative paths are relative to the
-    current folder.
+    The file has the keys base, experts (a list) and output, and may have method, parameters and
+    others (docs/amm.md). Inputs are Hugging Face folders or ids, FSDP shards of verl or EasyR1, or
+    LoRA adapters. Relative paths are relative to the current folder.
+
+    If it is interrupted, the same command goes on where it stopped.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from amm.config import load_config
+    from amm.engines import MergeInterrupted
     from amm.run import run
 
-    settings = load_config(config)
-    console = Console(stderr=True)
-    logging.getLogger("amm").addHandler(logging.NullHandler())
-    columns = (
-        TextColumn("{task.percentage:>3.0f} %"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("opening checkpoints", total=1.0)
-
-        def progress(name: str, done: float) -> None:
-            bar.update(task, completed=done, description=name)
-
-        result = run(settings, progress)
-
+    settings = _load(config, set_, engine=engine, device=device)
+    try:
+        with _progress_bar() as progress:
+            result = run(settings, progress)
+    except MergeInterrupted as stop:
+        print(stop, file=sys.stderr)
+        raise typer.Exit(STOPPED) from None
+    if result.resumed:
+        print(f"Resumed:      {result.resumed} of {len(result.tensors)} tensors were done before")
     print(f"Merged model: {result.output}")
     print(f"Peak memory:  {_peak_memory_gib():.2f} GiB, pages of mapped files included")
-    print(f"Warnings:     {len(result.warnings)}{_where(result.warnings)}")
+    listed = ", listed in its README.md" if result.warnings else ""
+    print(f"Warnings:     {len(result.warnings)}{listed}")
+
+
+@app.command()
+def plan(
+    config: ConfigFile,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read all weights, not a sample of each tensor.")
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show every difference, not the first 20.")
+    ] = False,
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """Look at a merge before any work; writes nothing.
+
+    Shows what doesn't fit in names, shapes and dtypes, which parts each expert moved, what becomes
+    of each kind of tensor, and time, memory and disk space. Exit code 1 where the merged model
+    would be wrong: another architecture, an expert that wasn't trained from this base, base and
+    expert swapped.
+    """
+    from amm.planning import plan_config
+    from amm.show import show_plan
+
+    found = plan_config(_load(config, set_), deep=deep)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        show_plan(found, _console(), everything=everything)
+    if not found.ok:
+        raise typer.Exit(WRONG)
+
+
+@app.command()
+def check(
+    output: Annotated[Path, typer.Argument(help="A merged model.", metavar="OUTPUT")],
+    base: Annotated[
+        str | None, typer.Option(help="Its base; by default what its provenance.json names.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check that a merged model is whole and loads.
+
+    Names, shapes and dtypes against the base's, all entries finite, the head tied as config.json
+    says, other files as in the donor; and whether transformers and vLLM, where installed, take it.
+    Exit code 1 if anything is wrong.
+    """
+    from amm.checking import check as run_check
+    from amm.show import show_check
+
+    result = run_check(output, base)
+    if as_json:
+        _print_json(result.as_dict())
+    else:
+        show_check(result, _console())
+    if not result.ok:
+        raise typer.Exit(WRONG)
+
+
+@app.command()
+def inspect(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="A YAML file, or the base and its experts.", metavar="MERGE.YAML | BASE EXPERT..."
+        ),
+    ],
+    png: Annotated[
+        Path | None, typer.Option(help="Also draw heat-maps into this file.", metavar="FILE.PNG")
+    ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="A line for every tensor, not every kind.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what the experts changed, and how alike they are.
+
+    Takes a YAML file, or the base and its experts: amm inspect BASE EXPERT EXPERT
+
+    For each expert the size of its task vector next to the base's weights, the share of weights
+    that it left as they were (also once rounded to bf16) and its rank; and how alike the experts'
+    task vectors are.
+    """
+    from amm.errors import InputError
+    from amm.inspection import inspect as run_inspect
+    from amm.show import show_inspection
+
+    if png is not None:
+        _need_matplotlib(png)
+    if len(models) > 1:
+        base, experts = models[0], models[1:]
+    elif Path(models[0]).suffix in (".yaml", ".yml"):
+        config = _load(Path(models[0]), None)
+        base, experts = config.base, config.experts
+    else:
+        raise InputError(f"name experts too: amm inspect {models[0]} EXPERT, or a YAML file.")
+    with _progress_bar() as progress:
+        found = run_inspect(base, experts, progress=progress)
+    if png is not None:
+        png.write_bytes(found.picture())
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        show_inspection(found, _console(), layers=layers)
+
+
+@app.command()
+def methods() -> None:
+    """List the merge methods with their settings."""
+    from amm.methods import get_method, method_names
+    from amm.show import show_methods
+
+    show_methods([get_method(name) for name in method_names()], _console())
 
 
 def main() -> None:
-    """Run the command line; bad input ends with one message and exit code 2."""
+    """Run the command line; errors end with one message and a code of their own."""
     from amm.errors import InputError
 
     try:
         app()
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(BAD_INPUT)
     except OSError as error:
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(WRONG)
 
 
-def _where(warnings: list[str]) -> str:
-    return ", listed in merge_report.json" if warnings else ""
+def _load(file: Path, changes: list[str] | None, **options: str | None) -> MergeConfig:
+    """The file's settings, with those of the command line in their place."""
+    import yaml
+
+    from amm.config import MergeConfig, load_config
+    from amm.errors import InputError
+    from amm.settings import validated
+
+    config = load_config(file)
+    values: dict[str, Any] = config.model_dump(exclude_unset=True)
+    for change in changes or []:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise InputError(f"--set {change}: write key=value, such as parameters.steps=100.")
+        *parents, last = key.split(".")
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise InputError(f"--set {change}: {parent} has no keys.")
+        place[last] = yaml.safe_load(text)
+    given = {key: value for key, value in options.items() if value is not None}
+    if not changes and not given:
+        return config
+    return validated(MergeConfig, values | given, "command line")
+
+
+class _Lines(logging.Handler):
+    """Prints log messages above the progress bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(record.getMessage(), soft_wrap=True, highlight=False, markup=False)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[str, float], None]]:
+    """A bar with the time left, or a line twice a minute where there is no terminal.
+
+    Yields:
+        What to call after each tensor, with its name and the share of the work that is done.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.percentage:>3.0f} %"),
+        BarColumn(bar_width=20),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    bar = Progress(
+        *columns,
+        console=console,
+        disable=not console.is_terminal,
+        speed_estimate_period=600,
+        transient=True,
+    )
+    logger, lines = logging.getLogger("amm"), _Lines(console)
+    logger.addHandler(lines)
+    try:
+        with bar:
+            task = bar.add_task("opening checkpoints", total=1.0)
+            printed = time.monotonic()
+
+            def progress(name: str, done: float) -> None:
+                nonlocal printed
+                if name == "resuming":
+                    bar.reset(task, completed=done, description=name)
+                bar.update(task, completed=done, description=name)
+                now = time.monotonic()
+                if not console.is_terminal and now - printed > SECONDS_PER_LINE:
+                    printed = now
+                    print(f"{done:4.0%} {name}", file=sys.stderr, flush=True)
+
+            yield progress
+    finally:
+        logger.removeHandler(lines)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _need_matplotlib(png: Path) -> None:
+    from amm.errors import InputError
+    from amm.figures import can_draw
+
+    if not can_draw():
+        raise InputError(f"{png} can't be drawn: matplotlib isn't installed (pip install it).")
 
 
 def _peak_memory_gib() -> float:

@@ -13,6 +13,7 @@ Relative paths are relative to the folder that the command is run in, as on the 
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +28,19 @@ from amm.settings import Settings, validated
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?\s*", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
+
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+
+
+def _folder_or_hub_id(value: Any) -> Any:
+    """A folder that exists stays one, whatever it is called; `org/name` may be on the Hub."""
+    if isinstance(value, str) and _HUB_ID.fullmatch(value) and not Path(value).exists():
+        return value
+    return Path(value).expanduser() if isinstance(value, str) else value
+
+
+Source = Annotated[Path | str, BeforeValidator(_folder_or_hub_id)]
 
 
 def parse_size(value: Any) -> int:
@@ -46,12 +59,22 @@ def parse_size(value: Any) -> int:
     return size
 
 
+def size_text(size: int) -> str:
+    """Bytes as `parse_size` reads them, rounded up to a number of at most four digits."""
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+        if size >= 1000**power:
+            tenths = -(-size * 10 // 1000**power)
+            return f"{tenths // 10}{f'.{tenths % 10}' if tenths % 10 else ''}{unit}"
+    return f"{size}B"
+
+
 class MergeConfig(Settings):
     """A merge.
 
     Attributes:
-        base: folder of the model that the experts were trained from.
-        experts: their folders: Hugging Face folders, or FSDP shards of verl or EasyR1.
+        base: folder of the model that the experts were trained from, or its id on the Hub.
+        experts: Hugging Face folders, FSDP shards of verl or EasyR1, LoRA adapters, or ids on the
+            Hub (`org/name` or `org/name@revision`) where there is no such folder.
         output: the folder to write; it must not exist, or be empty.
         method: name of the merge method.
         parameters: settings of the method.
@@ -59,21 +82,35 @@ class MergeConfig(Settings):
         compute_dtype: dtype in which differences are taken and merged.
         device: where the method runs: `cpu`, `cuda`, or `cuda:N`. Tensors are read, and the rest
             of the work is done, on the CPU.
+        engine: `local`, or `ray` to spread the tensors over a Ray cluster; the output is the same.
+        max_memory: ceiling of the memory that the merge takes beyond what the program itself does,
+            mapped pages of the inputs included; with `ray` in each process.
+        hash_inputs: put SHA-256 hashes of the inputs' weight files into the report.
         max_shard_size: bytes of weights in one output file, a number or a text such as `1GB`.
         copy_files_from: folder whose files other than weights (configuration, tokenizer,
             processor, chat template …) are copied into the output; None takes the base's.
     """
 
-    base: Folder
-    experts: tuple[Folder, ...] = Field(min_length=1)
+    base: Source
+    experts: tuple[Source, ...] = Field(min_length=1)
     output: Folder
     method: str = "amm"
     parameters: dict[str, Any] = Field(default_factory=dict)
     save_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     compute_dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
+    engine: Literal["local", "ray"] = "local"
+    max_memory: Annotated[int, BeforeValidator(parse_size)] = 4 * 10**9
+    hash_inputs: bool = True
     max_shard_size: Annotated[int, BeforeValidator(parse_size)] = 10**9
     copy_files_from: Folder | None = None
+
+    @field_validator("engine")
+    @classmethod
+    def _engine_is_installed(cls, value: str) -> str:
+        if value == "ray" and importlib.util.find_spec("ray") is None:
+            raise ValueError("local, or ray once Ray is installed (pip install ray)")
+        return value
 
     @field_validator("device")
     @classmethod

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from amm.methods.descent import (
-    Interference,
-    common_rms,
-    frobenius_norms,
-    full_precision,
-    moved,
-)
+from amm.methods.descent import common_rms, frobenius_norms, full_precision, moved, squarable
 
 NORM_RATIO_WARNING = 2.0
 """Above this ‖τ‖/‖Σ τ_i‖ a layer is reported: near ρ = 1 an exact solution's norm explodes [D]."""
@@ -25,9 +20,10 @@ class LayerFigures:
     Attributes:
         experts: number of experts whose task vector isn't zero, K.
         rho: ρ = K · out / in. For ρ ≤ 1 the least loss is 0, and a small loss proves nothing.
-        rms: common RMS of the task vectors, in units of the weights.
+        rms: common RMS of the task vectors that aren't zero, in units of the weights.
+        norms: ‖τ_i‖ of every expert, in the order given; 0 where it left the layer as it was.
         norm_ratio: ‖τ‖ / ‖Σ τ_i‖.
-        cosines: cos(τ, τ_i) for each of the K experts.
+        cosines: cos(τ, τ_i) of every expert; None where it left the layer as it was.
         loss_before: Σ L_i (WUDI's, without α and β) at Σ τ_i, in squared units of the weights.
         loss_after: the same at τ.
     """
@@ -35,15 +31,26 @@ class LayerFigures:
     experts: int
     rho: float
     rms: float
+    norms: tuple[float, ...]
     norm_ratio: float
-    cosines: tuple[float, ...]
+    cosines: tuple[float | None, ...]
     loss_before: float
     loss_after: float
+
+    @property
+    def relative_losses(self) -> tuple[float, float]:
+        """Loss before and after, divided by Σ ‖τ_i‖²: free of units, so that layers compare."""
+        unit = sum(norm**2 for norm in self.norms)
+        return self.loss_before / unit, self.loss_after / unit
+
+
+_ROWS = 1024
+"""Rows of τ from which a loss is estimated at most: it is a sum over the rows."""
 
 
 @full_precision
 def layer_figures(task_vectors: Tensor, tau: Tensor) -> LayerFigures:
-    """Measure one merged linear layer.
+    """Measure one merged linear layer. Losses of more than 1024 rows are estimates from so many.
 
     Args:
         task_vectors: τ_i, K × out × in; zero ones are left out, one at least isn't zero.
@@ -52,18 +59,31 @@ def layer_figures(task_vectors: Tensor, tau: Tensor) -> LayerFigures:
     vectors = moved(task_vectors)
     count, rows, columns = vectors.shape
     rms = common_rms(vectors)
-    layer = Interference(vectors / rms)
-    tau = tau / rms
-    norms = frobenius_norms(layer.task_vectors)
-    tau_norm, start_norm = frobenius_norms(tau[None])[0], frobenius_norms(layer.start[None])[0]
-    products = (layer.task_vectors.flatten(1) @ tau.flatten()).double()
-    cosines = (products / (norms * tau_norm)).nan_to_num(0.0)
+    vectors = squarable(vectors, rms)
+    tau, start = tau.to(vectors.dtype), vectors.sum(dim=0)
+    alive = frobenius_norms(vectors)
+    tau_norm, start_norm = frobenius_norms(torch.stack([tau, start]))
+    products = (vectors.flatten(1) @ tau.flatten()).double()
+    cosines = iter((products / (alive * tau_norm)).nan_to_num(0.0).tolist())
+    norms = tuple(frobenius_norms(task_vectors).tolist())
     return LayerFigures(
         experts=count,
         rho=count * rows / columns,
         rms=rms,
+        norms=norms,
         norm_ratio=(tau_norm / start_norm).nan_to_num(0.0).item(),
-        cosines=tuple(cosines.tolist()),
-        loss_before=rms**2 * layer.losses(layer.start).sum().item(),
-        loss_after=rms**2 * layer.losses(tau).sum().item(),
+        cosines=tuple(next(cosines) if norm > 0 else None for norm in norms),
+        loss_before=_loss(start, vectors, alive),
+        loss_after=_loss(tau, vectors, alive),
     )
+
+
+def _loss(tau: Tensor, vectors: Tensor, norms: Tensor) -> float:
+    """Σ_i ‖(τ − τ_i) τ_iᵀ‖²_F / ‖τ_i‖²_F, from at most `_ROWS` evenly spaced rows of τ."""
+    rows = len(tau)
+    sampled = torch.linspace(0, rows - 1, min(rows, _ROWS), device=tau.device).round().long()
+    total = 0.0
+    for vector, norm in zip(vectors, norms.tolist(), strict=True):
+        residual = (tau[sampled] - vector[sampled]) @ vector.T
+        total += residual.norm().item() ** 2 / norm**2
+    return total * rows / len(sampled)

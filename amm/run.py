@@ -1,58 +1,58 @@
-"""Runs a merge: reads one tensor of every model at a time, merges, rounds once, writes.
+"""Runs a merge: opens the checkpoints, lets an engine merge tensor by tensor, writes the reports.
 
-At any time one tensor's differences are in memory; tensors that are merged entry by entry are read
-in blocks of rows, so that an embedding costs no more than a layer.
+What is read, merged and written at one time is bounded by `max_memory`. A merge that was stopped,
+killed even, goes on where it was; see `amm.engines.manifest`.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import logging
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from amm._version import __version__
-from amm.checkpoints import Checkpoint, open_checkpoint
-from amm.checkpoints.keys import MERGEABLE, align, row_blocks
-from amm.checkpoints.writer import REPORT_FILE, Entry, OutputFolder, SafetensorsWriter
-from amm.config import MergeConfig
-from amm.diagnostics import NORM_RATIO_WARNING, LayerFigures, layer_figures
+from amm.checkpoints import Checkpoint
+from amm.checkpoints.writer import OutputFolder, SafetensorsWriter
+from amm.config import MergeConfig, size_text
+from amm.diagnostics import NORM_RATIO_WARNING
+from amm.engines import MergeInterrupted, UnfinishedError
+from amm.engines.hashing import InputHashes
+from amm.engines.job import Job
+from amm.engines.local import run_local
+from amm.engines.manifest import Manifest
+from amm.engines.ray import run_ray
+from amm.engines.recorder import Progress, Recorder, TensorReport
 from amm.errors import InputError
-from amm.layers import is_linear
-from amm.methods import Method, get_method
-from amm.settings import Settings, validated
+from amm.report import write_reports
+from amm.settings import validated
+
+__all__ = ["MergeResult", "TensorReport", "merge", "run"]
 
 logger = logging.getLogger("amm")
-
-Progress = Callable[[str, float], None]
 
 ROUNDING_WARNING = 0.5
 """Below this share of changed entries that survive rounding, the merge warns."""
 
+MANIFEST_FILE = "manifest"
 
-@dataclass
-class TensorReport:
-    """What became of one tensor.
+_ENGINES = {"local": run_local, "ray": run_ray}
 
-    Attributes:
-        name: its key in the output.
-        rule: the method that merged it, `base` (left as it is by `other_tensors`), or `unchanged`
-            (no expert moved it).
-        changed: entries that the merge moved, before rounding.
-        kept: entries that differ from the base after rounding to the saved dtype.
-        layer: figures of a 2-D weight of a linear layer, where some expert moved it.
-    """
+_SAME_BYTES = {"output", "parameters", "engine", "max_memory", "hash_inputs"}
+"""Keys of a merge that the bytes of the weights don't depend on, or that count by another name."""
 
-    name: str
-    rule: str
-    changed: int = 0
-    kept: int = 0
-    layer: LayerFigures | None = None
+_OTHER_FILES_ROOM = 2**24
+"""Bytes left for reports and plots when free disk space is checked."""
 
 
 @dataclass
@@ -64,12 +64,14 @@ class MergeResult:
         tensors: one report for each tensor, in the order of the output.
         warnings: sentences, as logged.
         copied_files: files taken over from the donor.
+        resumed: tensors that an earlier run had merged.
     """
 
     output: Path
     tensors: list[TensorReport] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     copied_files: list[str] = field(default_factory=list)
+    resumed: int = 0
 
     @property
     def rounding_kept(self) -> float | None:
@@ -88,6 +90,9 @@ def merge(
     save_dtype: str | None = None,
     compute_dtype: str = "float32",
     device: str = "cpu",
+    engine: str = "local",
+    max_memory: int | str = "4GB",
+    hash_inputs: bool = True,
     max_shard_size: int | str = "1GB",
     copy_files_from: str | Path | None = None,
     progress: Progress | None = None,
@@ -95,23 +100,31 @@ def merge(
     """Merge experts that were trained from one base, and write the merged model.
 
     The output folder appears whole or not at all. It has the base's keys, shapes and naming, the
-    donor's other files byte for byte, and `merge_report.json`.
+    donor's other files byte for byte, and reports. If a merge is stopped, by whatever, the same
+    call goes on where it was.
 
     Args:
         base: see `amm.config.MergeConfig`, as for all but the last.
-        experts: folders of the experts.
+        experts: the experts.
         output: folder to write.
         method: merge method.
         parameters: settings of the method.
         save_dtype: dtype of the merged weights, by default the base's.
         compute_dtype: float32 or float64.
         device: where the method runs.
+        engine: `local` or `ray`.
+        max_memory: ceiling of memory.
+        hash_inputs: hash the inputs' weight files for the report.
         max_shard_size: bytes in one output file.
         copy_files_from: donor of the other files, by default the base.
-        progress: called after each tensor with its name and the share of the work that is done.
+        progress: called after each tensor with its name and the share of the work that is done;
+            first of all, when a merge is gone on with, with `resuming`. Not always in the
+            caller's thread.
 
     Raises:
         InputError: anything that the caller can mend; the message says what and how.
+        UnfinishedError: a full disk, or a process of a cluster that dies again and again.
+        MergeInterrupted: SIGINT, or SIGTERM in the main thread.
     """
     values = {
         "base": base,
@@ -122,6 +135,9 @@ def merge(
         "save_dtype": save_dtype,
         "compute_dtype": compute_dtype,
         "device": device,
+        "engine": engine,
+        "max_memory": max_memory,
+        "hash_inputs": hash_inputs,
         "max_shard_size": max_shard_size,
         "copy_files_from": copy_files_from,
     }
@@ -130,139 +146,158 @@ def merge(
 
 def run(config: MergeConfig, progress: Progress | None = None) -> MergeResult:
     """Run a validated merge; see `merge`."""
-    job = _Job(config)
-    result = MergeResult(config.output)
-    with OutputFolder(config.output) as folder:
-        if job.donor is not None:
-            result.copied_files = folder.copy_files(job.donor)
-        writer = SafetensorsWriter(folder.partial, job.entries, config.max_shard_size)
-        total, done = sum(map(job.cost, writer.plan)), 0.0
-        for entry in writer.plan:
-            report = TensorReport(entry.name, job.rule(entry.name).name)
-            writer.write(entry.name, job.merged_blocks(entry, report))
-            result.tensors.append(report)
-            done += job.cost(entry)
-            if progress is not None:
-                progress(entry.name, done / total)
-        writer.finish()
+    with _sigterm_interrupts(), OutputFolder(config.output) as folder:
+        manifest_file = folder.work / MANIFEST_FILE
+        folder.keep = manifest_file.exists()
+        job = Job(config)
+        donor = _donor(job)
+        with closing(Manifest(manifest_file, _identity(job), torch.get_num_threads())) as manifest:
+            try:
+                return _run(job, donor, folder, manifest, progress)
+            except InputError:
+                folder.keep = False
+                raise
+            except OSError as error:
+                folder.keep = bool(manifest.tensors)
+                raise _unfinished(error, job, folder, manifest) from error
+            except KeyboardInterrupt:
+                folder.keep = bool(manifest.tensors)
+                raise MergeInterrupted(_how_to_go_on(job, manifest)) from None
+            except BaseException:
+                folder.keep = bool(manifest.tensors)
+                raise
+
+
+def _run(
+    job: Job,
+    donor: Path | None,
+    folder: OutputFolder,
+    manifest: Manifest,
+    progress: Progress | None,
+) -> MergeResult:
+    result = MergeResult(job.config.output)
+    weights = SafetensorsWriter(folder.partial, job.entries, job.config.max_shard_size)
+    writers = [weights]
+    sides = None
+    if job.sides:
+        entries = [entry for tensor in job.sides.values() for entry in tensor]
+        sides = SafetensorsWriter(folder.partial, entries, 0, single_file=job.method.side.file)
+        writers.append(sides)
+    folder.clear(keep=[file for writer in writers for file in writer.files])
+    _check_disk(folder, sum(writer.size for writer in writers))
+    if donor is not None:
+        result.copied_files = folder.copy_files(donor)
+    checkpoints = {
+        str(path): checkpoint.files() if job.config.hash_inputs else []
+        for path, checkpoint in _inputs(job)
+    }
+    with ExitStack() as stack:
+        for writer in writers:
+            stack.enter_context(closing(writer))
+            writer.open()
+        hashes = stack.enter_context(InputHashes(checkpoints, manifest))
+        recorder = Recorder(job, weights, sides, manifest, progress)
+        left = recorder.resume()
+        result.resumed = len(recorder.reports)
+        if result.resumed:
+            logger.warning("resuming: %d of %d tensors are done", result.resumed, len(job.entries))
+        _ENGINES[job.config.engine](job, left, recorder, manifest.threads)
+        recorder.finish()
+        result.tensors = recorder.ordered_reports()
         result.warnings = _warnings(result)
-        folder.write_json(REPORT_FILE, _report(job, result))
+        write_reports(
+            folder,
+            config=job.config,
+            settings=job.settings,
+            base=job.base,
+            experts=job.experts,
+            result=result,
+            hashes=hashes.result(),
+        )
     return result
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """What is done with a tensor: a method with its settings, or, without one, the base's."""
-
-    name: str
-    method: Method | None = None
-    settings: Settings | None = None
+def _inputs(job: Job) -> list[tuple[Path | str, Checkpoint]]:
+    paths = (job.config.base, *job.config.experts)
+    return list(zip(paths, (job.base, *job.experts), strict=True))
 
 
-class _Job:
-    """The opened checkpoints of a merge, and what is done with each tensor."""
+def _donor(job: Job) -> Path | None:
+    donor = job.config.copy_files_from
+    if donor is not None and not donor.is_dir():
+        raise InputError(f"copy_files_from: {donor} isn't a folder; give one, or leave it out.")
+    return donor or job.base.files_folder
 
-    def __init__(self, config: MergeConfig) -> None:
-        self.config = config
-        self.method = get_method(config.method)
-        self.settings = config.method_settings()
-        self.base = open_checkpoint(config.base)
-        self.experts = [open_checkpoint(path) for path in config.experts]
-        self.names = align(self.base, self.experts)
-        self.dtype = getattr(torch, config.compute_dtype)
-        donor = config.copy_files_from
-        if donor is not None and not donor.is_dir():
-            raise InputError(f"copy_files_from: {donor} isn't a folder; give one, or leave it out.")
-        self.donor = donor or self.base.files_folder
-        self.entries = [
-            Entry(key, self.base.shape(key), self._saved_dtype(key)) for key in self.base.keys()
-        ]
 
-    def rule(self, name: str) -> _Rule:
-        if self.base.dtype(name) not in MERGEABLE:
-            return _Rule("unchanged")
-        if self.method.tensors == "all" or is_linear(name, self.base.shape(name)):
-            return _Rule(self.method.name, self.method, self.settings)
-        if self.settings.other_tensors == "base":
-            return _Rule("base")
-        other = get_method(self.settings.other_tensors)
-        return _Rule(other.name, other, other.settings())
+def _identity(job: Job) -> dict[str, Any]:
+    """Everything that decides about the bytes of the weights."""
+    inputs = {}
+    for path, checkpoint in _inputs(job):
+        for file in checkpoint.files():
+            status = os.stat(file)
+            state = f"{status.st_size} bytes, modified at {status.st_mtime_ns} ns"
+            inputs[f"{path}: {file.name}"] = state
+    plan = [(entry.name, entry.shape, str(entry.dtype)) for entry in job.entries]
+    return {
+        **job.config.model_dump(mode="json", exclude=_SAME_BYTES),
+        "parameters": job.settings.model_dump(mode="json"),
+        "inputs": inputs,
+        "tensors": hashlib.sha256(repr(plan).encode()).hexdigest(),
+        "versions": {"amm": __version__, "torch": torch.__version__},
+    }
 
-    def cost(self, entry: Entry) -> float:
-        """About the work on a tensor, in operations; only the proportions matter."""
-        entries = torch.Size(entry.shape).numel()
-        method = self.rule(entry.name).method
-        if method is None or method.elementwise:
-            return 1e2 * entries
-        rows, columns = entry.shape
-        return 1e3 * entries * min(columns, 2 * len(self.experts) * rows)
 
-    def merged_blocks(self, entry: Entry, report: TensorReport) -> Iterator[Tensor]:
-        """The merged tensor in blocks of rows and in the saved dtype; fills in the report."""
-        rule = self.rule(entry.name)
-        whole = rule.method is not None and not rule.method.elementwise
-        moved = False
-        for rows in [None] if whole else row_blocks(entry.shape):
-            base = self._read(self.base, entry.name, rows)
-            unmerged = self._rounded(entry, base)
-            if entry.dtype not in MERGEABLE:
-                self._check_same(entry.name, base, rows)
-                yield unmerged
-                continue
-            vectors = self._task_vectors(entry.name, base, rows)
-            if rule.method is None or not vectors.any():
-                yield unmerged
-                continue
-            moved = True
-            tau = rule.method.function(vectors, rule.settings)
-            if whole:
-                report.layer = layer_figures(vectors, tau)
-            merged = self._rounded(entry, base.to(self.dtype) + tau.cpu())
-            report.changed += int(tau.count_nonzero())
-            report.kept += int((merged != unmerged).sum())
-            yield merged
-        if not moved and rule.method is not None:
-            report.rule = "unchanged"
+def _check_disk(folder: OutputFolder, size: int) -> None:
+    """Refuse a disk that is too small before any work."""
+    there = sum(file.stat().st_blocks * 512 for file in folder.partial.iterdir())
+    needed = max(size - there, 0) + _OTHER_FILES_ROOM
+    free = shutil.disk_usage(folder.partial).free
+    if free < needed:
+        raise UnfinishedError(_too_full(folder, needed, free))
 
-    def _task_vectors(self, name: str, base: Tensor, rows: slice | None) -> Tensor:
-        """τ_i = W_i − W_0 of all experts, K × the block's shape, on the merging device."""
-        vectors = torch.empty(len(self.experts), *base.shape, dtype=self.dtype)
-        for vector, expert, names in zip(vectors, self.experts, self.names, strict=True):
-            vector.copy_(self._read(expert, names[name], rows)).sub_(base.to(self.dtype))
-        return vectors.to(self.config.device)
 
-    def _read(self, checkpoint: Checkpoint, key: str, rows: slice | None) -> Tensor:
-        tensor = checkpoint.read(key, rows)
-        if not torch.isfinite(tensor).all():
-            raise InputError(
-                f"{checkpoint.path}: {key} has entries that aren't finite (NaN or infinite); use an"
-                " earlier checkpoint of that run."
-            )
-        return tensor
+def _too_full(folder: OutputFolder, needed: int, free: int) -> str:
+    return (
+        f"{folder.path.absolute().parent} has {size_text(free)} free, and {size_text(needed)} are"
+        " needed; make room, or name an output on another disk."
+    )
 
-    def _check_same(self, name: str, base: Tensor, rows: slice | None) -> None:
-        for expert, names in zip(self.experts, self.names, strict=True):
-            if not torch.equal(expert.read(names[name], rows), base):
-                raise InputError(
-                    f"{expert.path}: {names[name]} differs from the base's and has dtype"
-                    f" {base.dtype}, which can't be merged; only floating-point weights of 16 bits"
-                    " and more can."
-                )
 
-    def _saved_dtype(self, name: str) -> torch.dtype:
-        stored = self.base.dtype(name)
-        if self.config.save_dtype is None or stored not in MERGEABLE:
-            return stored
-        return getattr(torch, self.config.save_dtype)
+def _unfinished(
+    error: OSError, job: Job, folder: OutputFolder, manifest: Manifest
+) -> UnfinishedError:
+    reason = f"{error}."
+    if isinstance(error, UnfinishedError):
+        reason = str(error)
+    elif error.errno == errno.ENOSPC:
+        sides = [side for tensor in job.sides.values() for side in tensor]
+        left = [entry for entry in job.entries if entry.name not in manifest.tensors]
+        needed = sum(entry.size for entry in (*left, *sides)) + _OTHER_FILES_ROOM
+        free = shutil.disk_usage(folder.partial).free
+        reason = f"the disk is full: {_too_full(folder, needed, free)}"
+    return UnfinishedError(f"{reason} {_how_to_go_on(job, manifest)}")
 
-    def _rounded(self, entry: Entry, values: Tensor) -> Tensor:
-        rounded = values.to(entry.dtype)
-        if not torch.isfinite(rounded).all():
-            raise InputError(
-                f"{entry.name}: the merged weights don't fit {entry.dtype} (they become infinite);"
-                " set save_dtype: float32, or a smaller scale."
-            )
-        return rounded
+
+def _how_to_go_on(job: Job, manifest: Manifest) -> str:
+    if not manifest.tensors:
+        return "Nothing was merged yet."
+    return (
+        f"{len(manifest.tensors)} of {len(job.entries)} tensors are done; run the same merge again"
+        " to go on."
+    )
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Treat SIGTERM like SIGINT, where signals can be handled at all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _warnings(result: MergeResult) -> list[str]:
@@ -281,25 +316,3 @@ def _warnings(result: MergeResult) -> list[str]:
     for warning in warnings:
         logger.warning("%s", warning)
     return warnings
-
-
-def _report(job: _Job, result: MergeResult) -> dict[str, Any]:
-    """The content of `merge_report.json`; the same inputs give the same bytes."""
-    config = job.config.model_dump(mode="json", exclude={"output"})
-    config["parameters"] = job.settings.model_dump(mode="json")
-    return {
-        "config": config,
-        "found": {
-            "base": job.base.describe(),
-            "experts": [expert.describe() for expert in job.experts],
-        },
-        "versions": {
-            "amm": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-        "copied_files": result.copied_files,
-        "rounding_kept": result.rounding_kept,
-        "warnings": result.warnings,
-        "tensors": [asdict(tensor) for tensor in result.tensors],
-    }

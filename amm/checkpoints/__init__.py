@@ -2,34 +2,93 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from amm.checkpoints.base import Checkpoint, missing_weights
+from amm.checkpoints.base import Checkpoint
+from amm.checkpoints.files import is_there
 from amm.checkpoints.fsdp import FsdpCheckpoint, find_rank_folder
-from amm.checkpoints.hf import HfCheckpoint, has_safetensors
+from amm.checkpoints.hf import HfCheckpoint, has_weights
+from amm.checkpoints.hub import local_folder
+from amm.checkpoints.lora import LoraCheckpoint, is_adapter, open_adapter, with_adapter
 from amm.errors import InputError
 
-__all__ = ["Checkpoint", "FsdpCheckpoint", "HfCheckpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "FsdpCheckpoint", "HfCheckpoint", "LoraCheckpoint", "open_checkpoint"]
+
+_STEP = re.compile(r"global_step_(\d+)")
+_TRACKERS = {
+    "latest_checkpointed_iteration.txt": re.compile(r"\s*(\d+)\s*"),
+    "checkpoint_tracker.json": re.compile(r'(?s).*"last_global_step":\s*(\d+).*'),
+}
+"""verl's and EasyR1's note of the last step, and where the number is in it."""
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a Hugging Face folder, or the FSDP shards of verl or EasyR1, by what is in the folder.
+def open_checkpoint(path: str | Path, base: Checkpoint | None = None) -> Checkpoint:
+    """Open a model by what is in the folder, mapped into memory; no code of its files runs.
 
     Args:
-        path: a folder with `model.safetensors` or an index; or `global_step_N`,
-            `global_step_N/actor`, or the folder of `model_world_size_W_rank_R.pt` itself.
+        path: a Hugging Face folder (safetensors or .bin); a PEFT LoRA adapter; `global_step_N`,
+            `global_step_N/actor`, or the folder of `model_world_size_W_rank_R.pt` itself, of verl
+            or EasyR1, with or without LoRA; or, where there is no such path, a model of the Hugging
+            Face Hub, `org/name` or `org/name@revision`.
+        base: the model that LoRA adapters were trained on.
 
     Raises:
-        InputError: neither is there, or what is there is incomplete or damaged.
+        InputError: nothing of the kind is there, or what is there is incomplete or damaged.
     """
-    folder = Path(path)
-    if has_safetensors(folder):
+    folder = local_folder(path)
+    if is_adapter(folder):
+        if has_weights(folder):
+            raise InputError(
+                f"{folder} holds both a model and a LoRA adapter; move one of them into a folder of"
+                " its own."
+            )
+        return open_adapter(folder, base)
+    if has_weights(folder):
         return HfCheckpoint(folder)
     rank_folder = find_rank_folder(folder)
     if rank_folder is not None:
-        return FsdpCheckpoint(rank_folder)
-    looked_for = (
-        "model.safetensors, model.safetensors.index.json, or model_world_size_W_rank_R.pt"
-        " (there or in actor/)"
+        return with_adapter(FsdpCheckpoint(rank_folder), base)
+    raise InputError(_missing_weights(folder))
+
+
+def _missing_weights(path: Path) -> str:
+    """The message for a folder without readable weights: what is there instead, what to do."""
+    if not path.exists():
+        return f"{path} doesn't exist; check the path."
+    if not path.is_dir():
+        return f"{path} is a file; give the folder that the weights are in."
+    names = sorted(child.name for child in path.iterdir())
+    steps = sorted(int(match[1]) for match in map(_STEP.fullmatch, names) if match)
+    elsewhere = [
+        folder
+        for folder in ("huggingface", "actor/huggingface", "lora_adapter", "actor/lora_adapter")
+        if has_weights(path / folder) or is_adapter(path / folder)
+    ]
+    if steps:
+        last = _last_step(path)
+        listed = (f"global_step_{n}{' (the last one)' if n == last else ''}" for n in steps)
+        advice = f"Give one of its steps: {', '.join(listed)}."
+    elif elsewhere:
+        advice = f"There are some in {elsewhere[0]}; give that folder."
+    elif is_there(path / "dist_ckpt") or is_there(path / "actor" / "dist_ckpt"):
+        advice = (
+            "It is a checkpoint of verl's Megatron backend; convert it with"
+            " `python -m verl.model_merger merge --backend megatron`, and give the result."
+        )
+    else:
+        shown = ", ".join(names[:10]) or "nothing"
+        advice = f"It has {shown}{' …' if len(names) > 10 else ''}."
+    return (
+        f"no weights in {path}: looked for model.safetensors, pytorch_model.bin, their .index.json,"
+        " adapter_config.json, and model_world_size_W_rank_R.pt (there or in actor/)."
+        f" {advice}"
     )
-    raise InputError(missing_weights(folder, looked_for))
+
+
+def _last_step(folder: Path) -> int | None:
+    for name, number in _TRACKERS.items():
+        if (folder / name).is_file():
+            found = number.fullmatch((folder / name).read_text(errors="replace")[:10_000])
+            return int(found[1]) if found else None
+    return None

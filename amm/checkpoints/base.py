@@ -29,11 +29,14 @@ class Checkpoint(Protocol):
         ...
 
     def dtype(self, key: str) -> torch.dtype:
-        """Dtype in which it is stored."""
+        """Dtype that `read` returns: the stored one, or float32 where a LoRA adapter is added."""
         ...
 
     def read(self, key: str, rows: slice | None = None) -> Tensor:
-        """The tensor, or the given rows of it, in its stored dtype, on the CPU.
+        """The tensor, or the given rows of it, on the CPU. Thread-safe.
+
+        It may be a view of a mapped file, whose pages are read when they are touched: don't write
+        into it.
 
         Args:
             key: its name.
@@ -45,26 +48,11 @@ class Checkpoint(Protocol):
         """
         ...
 
+    def files(self) -> list[Path]:
+        """All files that decide what is read, for content hashes; of a LoRA adapter, its base's
+        too."""
+        ...
+
     def describe(self) -> str:
         """One line that says in words what was found."""
         ...
-
-
-def missing_weights(path: Path, looked_for: str) -> str:
-    """The message for a folder without readable weights: what is there instead, what to do."""
-    if not path.exists():
-        return f"{path} doesn't exist; check the path."
-    if not path.is_dir():
-        return f"{path} is a file; give the folder that the weights are in."
-    names = sorted(child.name for child in path.iterdir())
-    steps = [name for name in names if name.startswith("global_step_")]
-    if "adapter_config.json" in names:
-        advice = "It is a LoRA adapter; merge it into its base model first, then give that folder."
-    elif steps:
-        advice = f"Give one of its steps: {', '.join(steps)}."
-    elif any(name.endswith(".bin") for name in names):
-        advice = "Its .bin files are pickles, which aren't read; save it as safetensors."
-    else:
-        shown = ", ".join(names[:10]) or "nothing"
-        advice = f"It has {shown}{' …' if len(names) > 10 else ''}."
-    return f"no weights in {path}: looked for {looked_for}. {advice}"

@@ -1,28 +1,26 @@
 """Reader of FSDP shards as verl and EasyR1 save them: `model_world_size_W_rank_R.pt`.
 
 Each file is a `torch.save` of one rank's state dict, with DTensors (FSDP2, and FSDP1 on a device
-mesh) or plain tensors; trainers keep float32 master weights there. A `.pt` file is a pickle, which
-can run any code when it is loaded. Here torch's restricted loader builds tensors and, in place of
-torch.distributed's classes, inert records with the same names: no process group is needed, no code
-of torch.distributed runs, and anything else in the file is refused.
+mesh) or plain tensors (FSDP1 on one rank, buffers); trainers keep float32 master weights there.
+In place of torch.distributed's classes inert records with the same names are built: no process
+group is needed, and no code of torch.distributed runs.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from amm.checkpoints.archive import in_file, load_tensors
 from amm.errors import InputError
 
-_RANK_FILE = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
+_RANK_FILE = re.compile(r"model_world_size_([1-9]\d{0,5})_rank_(\d{1,6})\.pt")
 
 
 class _Record:
@@ -80,44 +78,46 @@ class _StoredDTensor(torch.Tensor):
         local = self.__dict__.get("_local_tensor")
         return (
             type(local) is torch.Tensor
+            and in_file(local)
+            and local.dtype == self.dtype
             and local.dim() == self.dim()
             and isinstance(places, tuple)
             and isinstance(at, (tuple, list))
             and len(at) == len(places) > 0
+            and all(type(coordinate) is int for coordinate in at)
             and all(isinstance(place, (_Shard, _Replicate)) for place in places)
-            and all(
-                0 <= getattr(place, "dim", -1) < self.dim()
-                for place in places
-                if isinstance(place, _Shard)
-            )
+            and all(dim is None or dim in range(self.dim()) for dim in self.sharded_dims())
         )
 
-
-_ALLOWED = [
-    (_StoredDTensor, "torch.distributed.tensor.DTensor"),
-    (_Spec, "torch.distributed.tensor._dtensor_spec.DTensorSpec"),
-    (_OtherRecord, "torch.distributed.tensor._dtensor_spec.TensorMeta"),
-    (_OtherRecord, "torch.distributed.tensor._dtensor_spec.ShardOrderEntry"),
-    (_OtherRecord, "torch.distributed.device_mesh.DeviceMesh"),
-    (_OtherRecord, "torch.distributed._mesh_layout._MeshLayout"),
-    (_OtherRecord, "torch.distributed._mesh_layout._FlatLayout"),
-    (_Shard, "torch.distributed.tensor.placement_types.Shard"),
-    (_Replicate, "torch.distributed.tensor.placement_types.Replicate"),
-]
-"""All that a shard may name beyond what torch's restricted loader builds by itself."""
+    def sharded_dims(self) -> list[int | None]:
+        """For each dimension of the mesh, the sharded dimension of the tensor; None for copies."""
+        return [
+            getattr(place, "dim", -1) if isinstance(place, _Shard) else None
+            for place in self._spec.placements
+        ]
 
 
-@contextmanager
-def _only_allowed_globals() -> Iterator[None]:
-    """Put the list above in place of whatever the process has declared safe."""
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(_ALLOWED)
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
+_NAMES = {
+    "tensor.DTensor": _StoredDTensor,
+    "tensor._dtensor_spec.DTensorSpec": _Spec,
+    "tensor._dtensor_spec.TensorMeta": _OtherRecord,
+    "tensor._dtensor_spec.ShardOrderEntry": _OtherRecord,
+    "tensor.placement_types.Shard": _Shard,
+    "tensor.placement_types.Replicate": _Replicate,
+    "device_mesh.DeviceMesh": _OtherRecord,
+    "_mesh_layout._MeshLayout": _OtherRecord,
+    "_mesh_layout._FlatLayout": _OtherRecord,
+    # torch before 2.5
+    "_tensor.api.DTensor": _StoredDTensor,
+    "_tensor.placement_types.DTensorSpec": _Spec,
+    "_tensor.placement_types.TensorMeta": _OtherRecord,
+    "_tensor.placement_types.Shard": _Shard,
+    "_tensor.placement_types.Replicate": _Replicate,
+    "_tensor.device_mesh.DeviceMesh": _OtherRecord,
+}
+"""Names in torch.distributed: all that a shard may name beyond what makes plain tensors."""
+
+_ALLOWED = [(record, f"torch.distributed.{name}") for name, record in _NAMES.items()]
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,12 @@ def find_rank_folder(path: Path) -> Path | None:
 class FsdpCheckpoint:
     """A folder of FSDP shards; see `amm.checkpoints.base.Checkpoint`.
 
-    The files are mapped into memory, so that opening reads only the small pickles.
+    The files are mapped into memory, so that opening reads only the small pickles. Tensors of a
+    LoRA adapter are tensors like others here; `amm.checkpoints.lora` merges them.
 
     Raises:
         InputError: a rank is missing, a file is damaged or holds anything but tensors, ranks
-            disagree, a placement other than Shard on one mesh dimension and Replicate is used, or
-            the weights are a LoRA adapter's.
+            disagree, or a placement other than Shard on one mesh dimension and Replicate is used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -160,12 +160,6 @@ class FsdpCheckpoint:
                     f"{file} and {self._files[0].name} hold different tensors"
                     f" ({', '.join(differing[:5])}); they aren't shards of one checkpoint."
                 )
-        adapters = sorted(key for key in states[0] if ".lora_" in key or "base_layer" in key)
-        if adapters:
-            raise InputError(
-                f"{path} holds LoRA adapters ({adapters[0]}, …), which aren't merged here;"
-                " merge the adapter into its base model first."
-            )
         self._tensors = {key: self._parts(key, states) for key in states[0]}
 
     def keys(self) -> list[str]:
@@ -179,20 +173,22 @@ class FsdpCheckpoint:
 
     def read(self, key: str, rows: slice | None = None) -> Tensor:
         tensor = self._tensors[key]
-        parts, dim = tensor.parts, tensor.dim
-        if dim is None:
-            self._check_copies(key)
-            return (parts[0] if rows is None else parts[0][rows]).clone()
-        if rows is None:
-            return torch.cat(parts, dim)
-        if dim != 0:
-            return torch.cat([part[rows] for part in parts], dim)
-        first, last, _ = rows.indices(tensor.shape[0])
-        wanted, offset = [], 0
-        for part in parts:
-            wanted.append(part[max(first - offset, 0) : max(last - offset, 0)])
-            offset += len(part)
-        return torch.cat(wanted)
+        if tensor.dim == 0 and rows is not None:
+            first, last, _ = rows.indices(tensor.shape[0])
+            parts, offset = [], 0
+            for part in tensor.parts:
+                parts.append(part[max(first - offset, 0) : max(last - offset, 0)])
+                offset += len(part)
+        else:
+            parts = [part if rows is None else part[rows] for part in tensor.parts]
+        if tensor.dim is None:
+            self._check_copies(key, parts)
+            return parts[0]
+        held = [part for part in parts if part.shape[tensor.dim]]
+        return held[0] if len(held) == 1 else torch.cat(parts, tensor.dim)
+
+    def files(self) -> list[Path]:
+        return self._files
 
     def describe(self) -> str:
         dtypes = sorted({str(self.dtype(key)).removeprefix("torch.") for key in self._tensors})
@@ -203,47 +199,56 @@ class FsdpCheckpoint:
 
     def _parts(self, key: str, states: list[dict[str, Tensor]]) -> _Parts:
         held = [state[key] for state in states]
-        if not all(type(tensor) is type(held[0]) for tensor in held):
-            raise InputError(f"{self.path}: {key} is a DTensor on some ranks only; save it again.")
+        if len({(type(tensor), tensor.shape, tensor.dtype) for tensor in held}) > 1:
+            raise InputError(
+                f"{self.path}: {key} has another kind, shape or dtype on some ranks; the files"
+                " aren't from one save."
+            )
+        shape = tuple(held[0].shape)
         if not isinstance(held[0], _StoredDTensor):
-            return _Parts(tuple(held[0].shape), held, None)
-        placements = held[0]._spec.placements
-        sharded = [i for i, place in enumerate(placements) if isinstance(place, _Shard)]
-        copied = [i for i, place in enumerate(placements) if isinstance(place, _Replicate)]
+            return _Parts(shape, held, None)
+        dims = held[0].sharded_dims()
+        sharded = [axis for axis, dim in enumerate(dims) if dim is not None]
         if len(sharded) > 1:
             raise InputError(
                 f"{self.path}: {key} is sharded over {len(sharded)} mesh dimensions, which isn't"
                 " read; save it from a trainer without tensor parallelism."
             )
-        where = [tensor._spec.mesh._coordinate_on_dim for tensor in held]
-        local = [tensor._local_tensor for tensor in held]
-        shape = tuple(held[0].shape)
-        if not sharded:
-            return _Parts(shape, local, None)
-        axis, dim = sharded[0], placements[sharded[0]].dim
-        ordered = sorted((at[axis], rank) for rank, at in enumerate(where) if _first(at, copied))
-        parts = [local[rank] for _, rank in ordered]
-        found = list(parts[0].shape)
-        found[dim] = sum(part.shape[dim] for part in parts)
-        if tuple(found) != shape:
+        parts, dim, whole = [tensor._local_tensor for tensor in held], None, False
+        if all(tensor.sharded_dims() == dims for tensor in held):
+            if sharded:
+                dim = dims[sharded[0]]
+                where = [tensor._spec.mesh._coordinate_on_dim for tensor in held]
+                order = sorted(range(len(held)), key=lambda rank: where[rank][sharded[0]])
+                parts = [parts[rank] for rank in order if _is_first_copy(where[rank], sharded[0])]
+            whole = _make_up(parts, dim, shape)
+        if not whole:
             raise InputError(
-                f"{self.path}: the parts of {key} make up {tuple(found)}, not {shape}; the files"
+                f"{self.path}: the parts of {key} don't make up its shape, {shape}; the files"
                 " aren't from one save."
             )
         return _Parts(shape, parts, dim)
 
-    def _check_copies(self, key: str) -> None:
-        parts = self._tensors[key].parts
+    def _check_copies(self, key: str, parts: list[Tensor]) -> None:
         for file, part in zip(self._files, parts, strict=True):
-            if not torch.equal(part, parts[0]):
+            if part.shape != parts[0].shape or not torch.equal(part, parts[0]):
                 raise InputError(
                     f"{file}: {key} has no sharding and differs from the one in"
                     f" {self._files[0].name}; it can't be told which is right."
                 )
 
 
-def _first(coordinate: tuple[int, ...], axes: list[int]) -> bool:
-    return all(coordinate[axis] == 0 for axis in axes)
+def _is_first_copy(coordinate: tuple[int, ...], sharded: int) -> bool:
+    return all(at == 0 for axis, at in enumerate(coordinate) if axis != sharded)
+
+
+def _make_up(parts: list[Tensor], dim: int | None, shape: tuple[int, ...]) -> bool:
+    """Whether parts along a dimension, or copies, make up a tensor of that shape."""
+    if dim is None:
+        return all(part.shape == shape for part in parts)
+    expected = [(*shape[:dim], part.shape[dim], *shape[dim + 1 :]) for part in parts]
+    fit = all(part.shape == size for part, size in zip(parts, expected, strict=True))
+    return fit and sum(part.shape[dim] for part in parts) == shape[dim]
 
 
 def _rank_files(folder: Path) -> list[Path]:
@@ -258,38 +263,18 @@ def _rank_files(folder: Path) -> list[Path]:
             f"{folder} has shards of several world sizes ({', '.join(map(str, sizes))}); leave"
             " those of one run only."
         )
-    missing = [rank for rank in range(sizes[0]) if (sizes[0], rank) not in found]
+    gaps = (rank for rank in range(sizes[0]) if (sizes[0], rank) not in found)
+    missing = [f"model_world_size_{sizes[0]}_rank_{rank}.pt" for rank in islice(gaps, 5)]
     if missing:
-        names = ", ".join(f"model_world_size_{sizes[0]}_rank_{rank}.pt" for rank in missing)
-        raise InputError(f"{folder} lacks {names}: all {sizes[0]} ranks are needed; copy them too.")
+        raise InputError(
+            f"{folder} lacks {', '.join(missing)}: all {sizes[0]} ranks are needed; copy them too."
+        )
     return [found[sizes[0], rank] for rank in range(sizes[0])]
 
 
 def _load(file: Path) -> dict[str, Tensor]:
-    try:
-        with _only_allowed_globals():
-            state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{file} names something that a checkpoint of weights doesn't need"
-            f" ({_refused(error)}), and was refused: loading it could run code. Use it only if"
-            " you trust where it is from, and save its tensors again by themselves."
-        ) from None
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise InputError(
-            f"{file} can't be read as a torch checkpoint ({type(error).__name__}:"
-            f" {str(error).splitlines()[0]}); copy it again."
-        ) from None
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
-    ):
-        raise InputError(f"{file} isn't a state dict of names and tensors; give the model's shard.")
+    state = load_tensors(file, _ALLOWED, (_StoredDTensor,))
     for key, value in state.items():
         if isinstance(value, _StoredDTensor) and not value.is_complete():
             raise InputError(f"{file}: {key} is a damaged DTensor; save the shard again.")
     return state
-
-
-def _refused(error: pickle.UnpicklingError) -> str:
-    named = re.search(r"GLOBAL (\S+)|unrecognized function (.+?)$", str(error), re.MULTILINE)
-    return next(filter(None, named.groups())) if named else "an object that isn't a tensor"

@@ -1,19 +1,27 @@
-"""Reader of a Hugging Face folder: one safetensors file, or several with an index."""
+"""Reader of a Hugging Face folder: one weight file, or several with an index.
+
+Safetensors, or `pytorch_model.bin` from before them where there are none.
+"""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path, PurePath, PureWindowsPath
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from amm.checkpoints.archive import TorchFile
+from amm.checkpoints.files import check_file, check_index, is_there, parse_json, read_index
 from amm.errors import InputError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+HEADER_LIMIT = 2**25
+"""Bytes of a header that are parsed; a file with 10 000 tensors has about 2²⁰."""
 
 DTYPES = {
     "F64": torch.float64,
@@ -32,9 +40,83 @@ DTYPES = {
 """The names of dtypes in a safetensors header."""
 
 
-def has_safetensors(folder: Path) -> bool:
-    """Whether a folder holds the weights of a model as safetensors."""
-    return (folder / SINGLE_FILE).is_file() or (folder / INDEX_FILE).is_file()
+class SafetensorsFile:
+    """One safetensors file, mapped into memory.
+
+    Args:
+        file: where it is.
+
+    Raises:
+        InputError: it isn't a whole safetensors file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.path = file
+        check_file(file)
+        header = _header(file)
+        try:
+            self._handle = safe_open(file, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"{file} isn't a whole safetensors file ({error}); download or copy it again."
+            ) from None
+        self._entries = {
+            key: (entry["dtype"], tuple(entry["shape"]))
+            for key, entry in header.items()
+            if key != "__metadata__"
+        }
+
+    def keys(self) -> set[str]:
+        """Names of the tensors."""
+        return set(self._entries)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self._entries[key][1]
+
+    def dtype(self, key: str) -> torch.dtype:
+        """Dtype of a tensor.
+
+        Raises:
+            InputError: it isn't one of `DTYPES`.
+        """
+        name = self._entries[key][0]
+        if name not in DTYPES:
+            raise InputError(
+                f"{self.path}: {key} has dtype {name}, which isn't read; save it as one of"
+                f" {', '.join(sorted(DTYPES))}."
+            )
+        return DTYPES[name]
+
+    def read(self, key: str, rows: slice | None = None) -> Tensor:
+        """A tensor, or rows of it: a view of the mapped file."""
+        if rows is None:
+            return self._handle.get_tensor(key)
+        return self._handle.get_slice(key)[rows]
+
+
+@dataclass(frozen=True)
+class _Format:
+    """Names of the files of one format, and what opens one of them."""
+
+    single: str
+    index: str
+    suffix: str
+    open: Callable[[Path], SafetensorsFile | TorchFile]
+
+    def is_in(self, folder: Path) -> bool:
+        return is_there(folder / self.single) or is_there(folder / self.index)
+
+
+_FORMATS = (
+    _Format(SINGLE_FILE, INDEX_FILE, ".safetensors", SafetensorsFile),
+    _Format("pytorch_model.bin", "pytorch_model.bin.index.json", ".bin", TorchFile),
+)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds the weights of a model as transformers saves them."""
+    return any(form.is_in(folder) for form in _FORMATS)
 
 
 class HfCheckpoint:
@@ -47,80 +129,51 @@ class HfCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files_folder: Path | None = path
-        if (path / SINGLE_FILE).is_file():
-            self._files = {SINGLE_FILE: _open(path / SINGLE_FILE)}
-            self._file_of = dict.fromkeys(self._files[SINGLE_FILE].keys(), SINGLE_FILE)
+        self._format = next(form for form in _FORMATS if form.is_in(path))
+        single, index, suffix = self._format.single, self._format.index, self._format.suffix
+        if is_there(path / single):
+            self._files = {single: self._format.open(path / single)}
+            self._file_of = dict.fromkeys(self._files[single].keys(), single)
         else:
-            self._file_of = _read_index(path / INDEX_FILE)
+            self._file_of = read_index(path / index, suffix)
             names = sorted(set(self._file_of.values()))
-            missing = [name for name in names if not (path / name).is_file()]
-            if missing:
-                raise InputError(
-                    f"{path} lacks {', '.join(missing)}, which {INDEX_FILE} names;"
-                    " download or copy the folder again."
-                )
-            self._files = {name: _open(path / name) for name in names}
-        for name, file in self._files.items():
-            absent = {key for key, held_by in self._file_of.items() if held_by == name}
-            absent -= set(file.keys())
-            if absent:
-                raise InputError(
-                    f"{path / name} doesn't hold {', '.join(sorted(absent))}, which {INDEX_FILE}"
-                    " places there; download or copy the folder again."
-                )
+            self._files = {name: self._format.open(path / name) for name in names}
+            held = {name: file.keys() for name, file in self._files.items()}
+            check_index(path / index, self._file_of, held)
 
     def keys(self) -> list[str]:
         return sorted(self._file_of)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self._slice(key).get_shape())
+        return self._file(key).shape(key)
 
     def dtype(self, key: str) -> torch.dtype:
-        name = self._slice(key).get_dtype()
-        if name not in DTYPES:
-            raise InputError(
-                f"{self.path / self._file_of[key]}: {key} has dtype {name}, which isn't read;"
-                f" save it as one of {', '.join(sorted(DTYPES))}."
-            )
-        return DTYPES[name]
+        return self._file(key).dtype(key)
 
     def read(self, key: str, rows: slice | None = None) -> Tensor:
-        if rows is None:
-            return self._files[self._file_of[key]].get_tensor(key)
-        return self._slice(key)[rows]
+        return self._file(key).read(key, rows)
+
+    def files(self) -> list[Path]:
+        return [self.path / name for name in self._files]
 
     def describe(self) -> str:
         dtypes = sorted({str(self.dtype(key)).removeprefix("torch.") for key in self._file_of})
-        files = "1 safetensors file" if len(self._files) == 1 else f"{len(self._files)} shards"
+        kind = "safetensors" if self._format.single == SINGLE_FILE else ".bin"
+        count = len(self._files)
+        files = f"1 {kind} file" if count == 1 else f"{count} shards of {kind}"
         return f"Hugging Face folder, {files}, {len(self._file_of)} tensors, {', '.join(dtypes)}"
 
-    def _slice(self, key: str) -> Any:
-        return self._files[self._file_of[key]].get_slice(key)
+    def _file(self, key: str) -> SafetensorsFile | TorchFile:
+        return self._files[self._file_of[key]]
 
 
-def _open(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{file} isn't a whole safetensors file ({error}); download or copy it again."
-        ) from None
-
-
-def _read_index(file: Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
-        entries = dict(weight_map.items())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{file} isn't an index of safetensors files"
-            f" ({type(error).__name__}: {error}); download or copy it again."
-        ) from None
-    for key, name in entries.items():
-        bare = isinstance(name, str) and PurePath(name).name == PureWindowsPath(name).name == name
-        if not bare or not name.endswith(".safetensors"):
+def _header(file: Path) -> dict[str, Any]:
+    """The header; safetensors, which checks all else, takes the last of two equal names."""
+    with file.open("rb") as content:
+        size = int.from_bytes(content.read(8), "little")
+        if size > HEADER_LIMIT:
             raise InputError(
-                f"{file} places {key} in {name!r}: only .safetensors files beside the index are"
-                " read. Don't use this checkpoint unless you trust where it is from."
+                f"{file} isn't a whole safetensors file (a header of {size:,} bytes); download or"
+                " copy it again."
             )
-    return entries
+        return parse_json(content.read(size), file, "a whole safetensors file")

@@ -1,8 +1,8 @@
 """Writer of a Hugging Face folder: streamed safetensors, the donor's other files, one rename.
 
 Everything is written into a hidden folder beside the output, flushed to the disk, and appears
-under its name by one rename. A run that is killed leaves only the hidden folder, which the next run
-with the same output clears.
+under its name by one rename. Where each tensor's bytes go is known beforehand, so that a run that
+was killed can be gone on with.
 """
 
 from __future__ import annotations
@@ -11,22 +11,36 @@ import fcntl
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from amm.checkpoints.hf import DTYPES, INDEX_FILE, SINGLE_FILE
 from amm.errors import InputError
 
 WEIGHT_SUFFIXES = frozenset(
-    (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx")
+    (
+        ".safetensors",
+        ".bin",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".gguf",
+        ".ggml",
+        ".h5",
+        ".msgpack",
+        ".onnx",
+        ".masks",
+    )
 )
-REPORT_FILE = "merge_report.json"
+REPORT_FILE = "provenance.json"
+_CHUNK = 2**22
+_WRITE_BACK = 2**25
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -56,26 +70,31 @@ class OutputFolder:
     Args:
         path: the folder to appear. May exist if it is empty.
 
+    Attributes:
+        path: the same.
+        work: the hidden folder beside it, `.<name>.partial`, which only one process may use.
+        partial: the folder in it that becomes the output.
+        keep: leave the hidden folder after an error, for another run to go on.
+
     Raises:
         InputError: it exists and isn't empty, or another merge is writing it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.partial = path.absolute().with_name(f".{path.absolute().name}.partial")
+        self.work = path.absolute().with_name(f".{path.absolute().name}.partial")
+        self.partial = self.work / "model"
+        self.keep = False
 
     def __enter__(self) -> OutputFolder:
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise InputError(f"the output {self.path} isn't an empty folder; name a new one.")
-        self.partial.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.partial, os.O_RDONLY)
+        self._check_empty()
+        self._lock = self._locked()
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._check_empty()
+            self.partial.mkdir(exist_ok=True)
+        except BaseException:
             os.close(self._lock)
-            message = f"another merge is writing {self.path}; name another output."
-            raise InputError(message) from None
-        _clear(self.partial)
+            raise
         return self
 
     def __exit__(
@@ -89,16 +108,24 @@ class OutputFolder:
                 for folder, _, _ in os.walk(self.partial):
                     _flush_folder(Path(folder))
                 os.rename(self.partial, self.path)
-                _flush_folder(self.partial.parent)
-            else:
-                shutil.rmtree(self.partial)
+                _flush_folder(self.work.parent)
+            if kind is None or not self.keep:
+                shutil.rmtree(self.work)
         finally:
             os.close(self._lock)
+
+    def clear(self, keep: Iterable[str] = ()) -> None:
+        """Remove what an earlier run left in `partial`, but for the files that are named."""
+        for child in self.partial.iterdir():
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            elif child.name not in keep:
+                child.unlink()
 
     def copy_files(self, donor: Path) -> list[str]:
         """Copy every file of a folder that isn't weights, byte for byte.
 
-        Hidden files and folders, links to folders, and an older `merge_report.json` are left out.
+        Hidden files and folders, links to folders, and an older `provenance.json` are left out.
 
         Args:
             donor: the folder.
@@ -123,104 +150,189 @@ class OutputFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file with sorted keys."""
-        with (self.partial / name).open("x", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, sort_keys=True, ensure_ascii=False)
-            file.write("\n")
+        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+        self.write_bytes(name, text.encode() + b"\n")
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a file; there is none of that name yet."""
+        with (self.partial / name).open("xb") as file:
+            file.write(data)
             _flush(file)
+
+    def _check_empty(self) -> None:
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise InputError(f"the output {self.path} isn't an empty folder; name a new one.")
+
+    def _locked(self) -> int:
+        """A lock on the hidden folder, which another process may be removing meanwhile."""
+        while True:
+            self.work.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.work, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self.work.exists() and os.path.samestat(os.fstat(lock), self.work.stat()):
+                    return lock
+            except BlockingIOError:
+                os.close(lock)
+                message = f"another merge is writing {self.path}; name another output."
+                raise InputError(message) from None
+            os.close(lock)
 
 
 class SafetensorsWriter:
-    """Writes planned tensors one after the other into safetensors files of bounded size.
+    """Writes planned tensors into safetensors files of bounded size.
 
-    A file's header is known from the plan, so that a tensor's bytes go to the disk as they come and
-    no more than a block is in memory.
+    The headers are known from the plan, so that a tensor's bytes go to their place as they come, in
+    any order of tensors, and no more than a block is in memory. Files that an earlier writer with
+    the same plan left are written on.
 
     Args:
         folder: where the files go.
         entries: all tensors.
         max_shard_size: bytes of tensors in a file; a larger tensor has a file of its own.
+        single_file: put everything into one file of this name instead.
 
     Attributes:
-        plan: the tensors in the order in which they must be written: wider dtypes first, which
-            keeps each aligned to its width, as readers ask.
+        plan: the tensors in the order of the files: wider dtypes first, which keeps each aligned
+            to its width, as readers ask.
+        files: the names of the files.
+        size: bytes of all files together.
     """
 
-    def __init__(self, folder: Path, entries: Sequence[Entry], max_shard_size: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        entries: Sequence[Entry],
+        max_shard_size: int,
+        single_file: str | None = None,
+    ) -> None:
         self.plan = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
         self._folder = folder
-        shards = _shards(self.plan, max_shard_size)
+        shards = [self.plan] if single_file else _shards(self.plan, max_shard_size)
         count = len(shards)
         names = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-        self._shards = dict(zip(names if count > 1 else [SINGLE_FILE], shards, strict=True))
-        self._places = [(entry, name) for name, shard in self._shards.items() for entry in shard]
-        self._next = 0
-        self._file: BinaryIO | None = None
+        self.files = names if count > 1 else [single_file or SINGLE_FILE]
+        self._entries = {entry.name: entry for entry in self.plan}
+        self._shards = dict(zip(self.files, shards, strict=True))
+        self._file_of = {e.name: file for file, shard in self._shards.items() for e in shard}
+        self._headers = {file: _header(shard) for file, shard in self._shards.items()}
+        self._starts: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
+        for file, shard in self._shards.items():
+            offset = len(self._headers[file])
+            for entry in shard:
+                self._starts[entry.name] = offset
+                offset += entry.size
+            self._sizes[file] = offset
+        self.size = sum(self._sizes.values())
+        self._handles: dict[str, int] = {}
+        self._written: dict[str, int] = {}
+        self._checksums: dict[str, int] = {}
+        self._dirty = 0
 
-    def write(self, name: str, blocks: Iterable[Tensor]) -> None:
-        """Write the next tensor of the plan.
+    def open(self) -> None:
+        """Make the files, with their headers and in their full size, but without any disk space."""
+        for file in self.files:
+            handle = os.open(self._folder / file, os.O_RDWR | os.O_CREAT, 0o644)
+            self._handles[file] = handle
+            _write_at(handle, memoryview(self._headers[file]), 0)
+            os.ftruncate(handle, self._sizes[file])
+
+    def append(self, name: str, data: memoryview) -> bool:
+        """Write the next bytes of a tensor, and whether it is complete now.
 
         Args:
             name: its name.
-            blocks: consecutive blocks of its rows, together of the planned shape and dtype.
+            data: what follows the bytes that this writer wrote of it before; little-endian, of the
+                planned dtype.
 
         Raises:
-            ValueError: it isn't the next of the plan, or not of its size or dtype.
+            ValueError: no such tensor is planned, or it is smaller.
         """
-        entry, file_name = self._places[self._next]
-        if entry.name != name:
-            raise ValueError(f"the next tensor of the plan is {entry.name}, not {name}")
-        if entry is self._shards[file_name][0]:
-            self._open(file_name)
-        written = 0
-        for block in blocks:
-            if block.dtype != entry.dtype:
-                raise ValueError(f"{name} is planned as {entry.dtype}, not {block.dtype}")
-            raw = block.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            self._file.write(raw.data)
-            written += raw.nbytes
-        if written != entry.size:
-            raise ValueError(f"{name} is planned with {entry.size} bytes, not {written}")
-        self._next += 1
-        if entry is self._shards[file_name][-1]:
-            self._close()
+        if name not in self._entries:
+            raise ValueError(f"{name} isn't planned")
+        size, done = self._entries[name].size, self._written.get(name, 0)
+        if done + data.nbytes > size:
+            raise ValueError(f"{name} is planned with {size} bytes, not {done + data.nbytes}")
+        handle, start = self._handles[self._file_of[name]], self._starts[name] + done
+        _write_at(handle, data, start)
+        self._checksums[name] = zlib.crc32(data, self._checksums.get(name, 0))
+        self._written[name] = done + data.nbytes
+        self._dirty += data.nbytes
+        if self._dirty > _WRITE_BACK:
+            # Lets the disk start now, so that little is left to be flushed at the end.
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._dirty = 0
+        return self._written[name] == size
+
+    def checksum(self, name: str) -> int:
+        """CRC-32 of the bytes that were written of a tensor."""
+        return self._checksums.get(name, 0)
+
+    def take_over(self, name: str, checksum: int) -> bool:
+        """Count a tensor that an earlier writer wrote as written, if its bytes are all there.
+
+        Args:
+            name: its name.
+            checksum: its CRC-32.
+        """
+        handle, size = self._handles[self._file_of[name]], self._entries[name].size
+        found = 0
+        for at in range(0, size, _CHUNK):
+            chunk = os.pread(handle, min(_CHUNK, size - at), self._starts[name] + at)
+            found = zlib.crc32(chunk, found)
+        if found != checksum:
+            return False
+        self._written[name], self._checksums[name] = size, found
+        return True
 
     def finish(self) -> None:
-        """Write the index, if there are several files.
+        """Flush the files, and write the index if there are several.
 
         Raises:
             ValueError: tensors of the plan are missing.
         """
-        if self._next < len(self._places):
-            raise ValueError(f"{self._places[self._next][0].name} was planned, and never written")
-        if len(self._shards) == 1:
+        for entry in self.plan:
+            if self._written.get(entry.name, 0) < entry.size:
+                raise ValueError(f"{entry.name} was planned, and never written")
+        for handle in self._handles.values():
+            os.fsync(handle)
+        if len(self.files) == 1:
             return
         index = {
-            "metadata": {"total_size": sum(entry.size for entry, _ in self._places)},
-            "weight_map": {entry.name: file for entry, file in self._places},
+            "metadata": {"total_size": sum(entry.size for entry in self.plan)},
+            "weight_map": self._file_of,
         }
         with (self._folder / INDEX_FILE).open("x", encoding="utf-8") as file:
             json.dump(index, file, indent=2, sort_keys=True)
             file.write("\n")
             _flush(file)
 
-    def _open(self, file_name: str) -> None:
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        offset = 0
-        for entry in self._shards[file_name]:
-            header[entry.name] = {
-                "dtype": _DTYPE_NAMES[entry.dtype],
-                "shape": list(entry.shape),
-                "data_offsets": [offset, offset + entry.size],
-            }
-            offset += entry.size
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        self._file = (self._folder / file_name).open("xb")
-        self._file.write(len(text).to_bytes(8, "little") + text)
+    def close(self) -> None:
+        """Close the files."""
+        while self._handles:
+            os.close(self._handles.popitem()[1])
 
-    def _close(self) -> None:
-        _flush(self._file)
-        self._file.close()
+
+def _header(shard: Sequence[Entry]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for entry in shard:
+        header[entry.name] = {
+            "dtype": _DTYPE_NAMES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [offset, offset + entry.size],
+        }
+        offset += entry.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_at(handle: int, data: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(handle, data[done:], offset + done)
 
 
 def _shards(plan: Sequence[Entry], max_shard_size: int) -> list[list[Entry]]:
@@ -233,14 +345,6 @@ def _shards(plan: Sequence[Entry], max_shard_size: int) -> list[list[Entry]]:
         shards[-1].append(entry)
         size += entry.size
     return shards
-
-
-def _clear(folder: Path) -> None:
-    for child in folder.iterdir():
-        if child.is_dir() and not child.is_symlink():
-            shutil.rmtree(child)
-        else:
-            child.unlink()
 
 
 def _flush(file: Any) -> None:

@@ -5,21 +5,75 @@ A method is a pure function of one tensor's task vectors. It declares which tens
 * ``tensors="all"``: every tensor;
 * ``tensors="linear"``: the 2-D weights of linear layers (`amm.layers.is_linear`). Its settings
   then have a key ``other_tensors``, which says what becomes of the rest.
+
+Other packages add methods with an entry point of the group ``amm.methods`` whose value is the
+module that registers them; it is imported when a name isn't known, and when all are listed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import importlib.metadata
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from amm.errors import InputError, did_you_mean
 from amm.settings import Settings
 
-MethodFunction = Callable[[Tensor, Settings], Tensor]
+MethodFunction = Callable[..., Tensor]
+"""(task vectors, settings), and a `Place` where the method asks for one."""
+
+Blocks = Callable[[], Iterator[Tensor]]
+"""Starts over each time it is called: K × block task vectors, all blocks of one tensor in order."""
+
 OtherTensors = Literal["mean", "base", "task_arithmetic"]
+ENTRY_POINTS = "amm.methods"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the model a block of task vectors is.
+
+    Attributes:
+        name: the tensor's name in the output.
+        start: flat index, within the tensor, of the block's first entry.
+        statistics: what the method's `statistics` returned for this tensor; None without one.
+    """
+
+    name: str
+    start: int = 0
+    statistics: Any = None
+
+
+class SideEntry(NamedTuple):
+    """A tensor of a side file: its name, shape and dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class SideFile:
+    """Tensors that a method leaves beside the weights, in a safetensors file of its own.
+
+    Attributes:
+        file: its name in the output folder.
+        entries: (name and shape of a merged tensor, K) → its tensors in the side file.
+        tensors: (task vectors, K × block; what the method returned for them; settings) → the rows
+            of these tensors that belong to the block, in the order of `entries`. The blocks' rows
+            are put one after the other along the first dimension. Called for every block, also
+            where all task vectors are zero.
+    """
+
+    file: str
+    entries: Callable[[str, tuple[int, ...], int], list[SideEntry]]
+    tensors: Callable[[Tensor, Tensor, Settings], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -31,15 +85,25 @@ class Method:
         function: (task vectors, K × the tensor's shape; settings) → what is added to the base.
         settings: the class of its settings.
         tensors: which tensors it is for.
-        elementwise: the result at an entry depends on that entry alone, so that a tensor may be
-            merged in blocks of rows.
+        elementwise: the result at an entry depends on that entry, its place and `statistics`
+            alone, so that a tensor may be merged in blocks of rows.
+        place: the function takes a third argument, a `Place`.
+        statistics: (blocks of the tensor, settings) → what the function needs to know of the whole
+            tensor; it is handed on in `Place.statistics`.
+        side: what it leaves beside the weights.
+        memory: (shape of a tensor, K) → bytes that the function takes at most, beside its
+            arguments and its result; None where the engine's estimate is enough.
     """
 
     name: str
     function: MethodFunction
     settings: type[Settings]
     tensors: Literal["all", "linear"]
-    elementwise: bool
+    elementwise: bool = False
+    place: bool = False
+    statistics: Callable[[Blocks, Settings], Any] | None = None
+    side: SideFile | None = None
+    memory: Callable[[tuple[int, ...], int], int] | None = None
 
 
 _METHODS: dict[str, Method] = {}
@@ -51,15 +115,34 @@ def register(
     settings: type[Settings],
     tensors: Literal["all", "linear"],
     elementwise: bool = False,
+    place: bool = False,
+    statistics: Callable[[Blocks, Settings], Any] | None = None,
+    side: SideFile | None = None,
+    memory: Callable[[tuple[int, ...], int], int] | None = None,
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Register the decorated function under a name; doing so twice with the same one is fine.
 
+    Args:
+        name: see `Method`, as for all others.
+        settings: the class of its settings.
+        tensors: which tensors it is for.
+        elementwise: may be merged in blocks of rows.
+        place: wants a `Place`.
+        statistics: numbers of the whole tensor, for elementwise methods with `place`.
+        side: what it leaves beside the weights.
+        memory: bytes that it takes.
+
     Raises:
         InputError: the name belongs to something else.
+        ValueError: `statistics` without `elementwise` and `place`.
     """
+    if statistics is not None and not (elementwise and place):
+        raise ValueError(f"method '{name}': statistics need elementwise=True and place=True")
 
     def decorator(function: MethodFunction) -> MethodFunction:
-        method = Method(name, function, settings, tensors, elementwise)
+        method = Method(
+            name, function, settings, tensors, elementwise, place, statistics, side, memory
+        )
         taken = _METHODS.setdefault(name, method)
         if taken != method:
             raise InputError(
@@ -79,10 +162,27 @@ def get_method(name: str) -> Method:
         InputError: no such method; the message has the nearest name and the list.
     """
     if name not in _METHODS:
+        _load_entry_points()
+    if name not in _METHODS:
         raise InputError(f"unknown merge method '{name}'. {did_you_mean(name, _METHODS)}")
     return _METHODS[name]
 
 
 def method_names() -> list[str]:
-    """Names of the registered methods, in alphabetical order."""
+    """Names of the registered methods, those of other packages too, in alphabetical order."""
+    _load_entry_points()
     return sorted(_METHODS)
+
+
+@functools.cache
+def _load_entry_points() -> None:
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            entry_point.load()
+        except Exception as error:
+            warnings.warn(
+                f"the merge method '{entry_point.name}' ({entry_point.value}) of another package"
+                f" can't be used: {type(error).__name__}: {error}",
+                RuntimeWarning,
+                stacklevel=3,
+            )

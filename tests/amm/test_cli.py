@@ -1,13 +1,17 @@
 """The command line: what it prints, and with which exit code."""
 
+import json
 import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
-from pico_models import SHAPES, load_folder
+from pico_models import SHAPES, load_folder, save_folder
 
+from amm import __version__
 from amm.cli import main
+from amm.engines import MergeInterrupted
 
 
 @pytest.fixture
@@ -53,11 +57,11 @@ def test_merges_and_says_where_the_result_is(config, tmp_path):
     assert set(load_folder(tmp_path / "out")) == set(SHAPES)
 
 
-def test_warnings_are_counted_and_listed_in_the_report(amm, config, tmp_path):
+def test_warnings_are_counted_and_listed_in_the_card(amm, config, tmp_path):
     write(tmp_path / "merge.yaml", **config | {"parameters": {"scale": 9.0}})
     code, output, errors = amm("merge", "merge.yaml")
-    assert (code, errors) == (0, "")
-    assert output.splitlines()[-1].split(maxsplit=1)[1] == "3, listed in merge_report.json"
+    assert code == 0 and len(errors.splitlines()) == 3 and "times ‖Σ τ_i‖" in errors
+    assert output.splitlines()[-1].split(maxsplit=1)[1] == "3, listed in its README.md"
 
 
 @pytest.mark.parametrize(
@@ -81,12 +85,121 @@ def test_bad_input_is_one_message_and_exit_code_2(amm, config, tmp_path, change,
 def test_missing_config_and_unknown_command(amm):
     code, _, errors = amm("merge", "no.yaml")
     assert (code, errors) == (2, "Error: no.yaml can't be read: No such file or directory.\n")
-    assert amm("mrge")[0] == 2
+    code, _, errors = amm("mrge")
+    assert code == 2 and "Did you mean 'merge'?" in errors
 
 
-def test_help_lists_the_command(amm):
+def test_help_lists_the_commands_and_version_is_the_packages(amm):
     code, output, _ = amm("--help")
-    assert code == 0 and "merge" in output
+    assert code == 0
+    assert all(name in output for name in ("merge", "plan", "check", "inspect", "methods"))
+    assert amm("--version") == (0, f"amm {__version__}\n", "")
+
+
+def test_options_replace_keys_of_the_file(amm, config, tmp_path):
+    write(tmp_path / "merge.yaml", **config)
+    changes = ("--set", "parameters.steps=1", "--set", "output=other", "--set", "method=wudi")
+    assert amm("merge", "merge.yaml", *changes, "--device", "cpu")[0] == 0
+    content = json.loads((tmp_path / "other" / "provenance.json").read_text())["config"]
+    assert (content["method"], content["parameters"]["steps"]) == ("wudi", 1)
+
+
+def test_long_merges_without_a_terminal_print_lines(amm, config, tmp_path, monkeypatch):
+    monkeypatch.setattr("amm.cli.SECONDS_PER_LINE", -1)
+    write(tmp_path / "merge.yaml", **config)
+    lines = amm("merge", "merge.yaml")[2].splitlines()
+    assert len(lines) == len(SHAPES) and lines[-1].startswith("100% ")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--set", "steps"), "write key=value"),
+        (("--set", "parametrs.steps=1"), "Did you mean 'parameters'?"),
+        (("--set", "base.steps=1"), "base has no keys"),
+        (("--engine", "rai"), "Did you mean 'ray'?"),
+    ],
+)
+def test_wrong_options_are_one_message(amm, config, tmp_path, option, message):
+    write(tmp_path / "merge.yaml", **config)
+    code, output, errors = amm("merge", "merge.yaml", *option)
+    assert (code, output) == (2, "") and message in errors and errors.count("\n") == 1
+
+
+def test_interrupt_says_how_to_go_on(amm, config, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise MergeInterrupted("run it again to go on")
+
+    monkeypatch.setattr("amm.run.run", stopped)
+    write(tmp_path / "merge.yaml", **config)
+    assert amm("merge", "merge.yaml") == (130, "", "run it again to go on\n")
+
+
+def test_plan_prints_tables_within_80_columns(amm, config, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    write(tmp_path / "merge.yaml", **config)
+    code, output, errors = amm("plan", "merge.yaml")
+    assert (code, errors) == (0, "")
+    assert "mlp.down_proj" in output and "0.33" in output
+    assert output.splitlines()[-1].strip() == "Nothing speaks against this merge."
+    tables = [line for line in output.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, tables)) <= 80
+    assert not (tmp_path / "out").exists()
+
+
+def test_plan_of_a_wrong_merge_ends_with_1_and_its_json_says_why(amm, config, tmp_path, pico):
+    base, experts = pico
+    swapped = {"base": str(experts[0]), "experts": [str(base), str(experts[1])]}
+    write(tmp_path / "merge.yaml", **config | swapped)
+    code, output, _ = amm("plan", "merge.yaml")
+    assert code == 1 and "Problem: " in output
+    code, output, _ = amm("plan", "merge.yaml", "--json")
+    assert code == 1 and "swapped" in json.loads(output)["problems"][0]
+
+
+def test_plan_shows_20_differences_and_all_on_request(amm, config, tmp_path, pico):
+    base, experts = pico
+    weights = load_folder(experts[0]) | {f"extra.{i}": torch.zeros(1) for i in range(30)}
+    config["experts"][0] = str(save_folder(tmp_path / "more", weights))
+    write(tmp_path / "merge.yaml", **config)
+    code, output, _ = amm("plan", "merge.yaml")
+    assert code == 1 and output.count("extra.") == 20 and "10 more; --all" in output
+    assert amm("plan", "merge.yaml", "--all")[1].count("extra.") == 30
+
+
+def test_check_ends_with_1_where_something_is_wrong(amm, config, tmp_path, monkeypatch):
+    monkeypatch.setattr("amm.checking.try_loading", lambda *_: (None, "left out"))
+    write(tmp_path / "merge.yaml", **config)
+    amm("merge", "merge.yaml")
+    code, output, _ = amm("check", "out")
+    assert code == 0 and "FAILED" not in output and "not tried" in output
+    (tmp_path / "out" / "tokenizer.json").unlink()
+    code, output, _ = amm("check", "out", "--base", config["base"])
+    assert code == 1 and "FAILED" in output and "tokenizer.json" in output
+    assert json.loads(amm("check", "out", "--json")[1])["ok"] is False
+
+
+def test_inspect_takes_a_file_or_folders_and_draws(amm, config, tmp_path, pico):
+    pytest.importorskip("matplotlib")
+    write(tmp_path / "merge.yaml", **config)
+    code, output, _ = amm("inspect", "merge.yaml", "--png", "heat.png")
+    assert code == 0 and "mlp.down_proj" in output and "layernorm" not in output
+    assert (tmp_path / "heat.png").read_bytes().startswith(b"\x89PNG")
+    base, experts = pico
+    assert amm("inspect", str(base), *map(str, experts))[1] == output
+    assert "layernorm" in amm("inspect", "merge.yaml", "--layers")[1]
+    assert json.loads(amm("inspect", "merge.yaml", "--json")[1])["whole"]["count"] == len(SHAPES)
+
+
+def test_inspect_needs_an_expert(amm, pico):
+    code, _, errors = amm("inspect", str(pico[0]))
+    assert code == 2 and "name experts too" in errors
+
+
+def test_methods_are_listed_with_their_settings(amm):
+    code, output, _ = amm("methods")
+    assert code == 0
+    assert "task_arithmetic" in output and "steps: 300" in output and "per_task" in output
 
 
 def test_import_costs_no_torch():
@@ -96,4 +209,13 @@ def test_import_costs_no_torch():
 
 def test_public_names_resolve():
     code = "import amm\nfor name in amm.__all__: getattr(amm, name)\nassert callable(amm.merge)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_functions_are_not_hidden_by_modules_of_their_name():
+    code = """
+import amm, amm.cli, amm.show
+for name in ("merge", "plan", "check", "inspect"):
+    assert callable(getattr(amm, name)) and callable(getattr(amm, name)), name
+"""
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,8 +1,12 @@
 """merge.yaml."""
 
-import pytest
+from pathlib import Path
 
-from amm.config import MergeConfig, load_config, parse_size
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amm.config import MergeConfig, load_config, parse_size, size_text
 from amm.errors import InputError
 
 GOOD = "base: b\nexperts: [e, ~/f]\noutput: o\n"
@@ -30,6 +34,8 @@ def test_defaults(tmp_path):
         (GOOD + "compute_dtype: float16", "Allowed: float32, float64"),
         (GOOD + "max_shard_size: huge", "must be a size such as 500MB"),
         (GOOD + "device: gpu", "must be cpu, cuda or cuda:N"),
+        (GOOD + "engine: rey", r"engine can't be 'rey'. Did you mean 'ray'\?"),
+        (GOOD + "max_memory: lots", "max_memory can't be 'lots': it must be a size such as"),
         ("base: b\noutput: o", "key 'experts' is missing"),
         ("base: b\nexperts: []\noutput: o", "experts is empty; name at least 1"),
         ("- a", "must have keys and values"),
@@ -67,3 +73,24 @@ def test_sizes(value, size):
 def test_sizes_that_are_none(value):
     with pytest.raises(ValueError, match="size|byte"):
         parse_size(value)
+
+
+@given(st.integers(1, 10**15))
+def test_a_size_in_words_is_read_as_no_less(size):
+    assert size <= parse_size(size_text(size)) <= max(1.1 * size, size + 100)
+
+
+def test_ray_must_be_installed_for_its_engine(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="once Ray is installed"):
+        load(tmp_path, GOOD + "engine: ray")
+
+
+def test_an_id_on_the_hub_stays_one_unless_such_a_folder_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "base: org/base@v1.0\nexperts: [org/expert, ./org/expert, a/b/c]\noutput: o\n"
+    config = load(tmp_path, text)
+    assert config.base == "org/base@v1.0"
+    assert config.experts == ("org/expert", Path("org/expert"), Path("a/b/c"))
+    (tmp_path / "org" / "expert").mkdir(parents=True)
+    assert load(tmp_path, text).experts[0] == Path("org/expert")

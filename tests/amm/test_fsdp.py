@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -40,6 +41,43 @@ LAYOUT_IMPORTS = """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 """
+
+FSDP1_IMPORTS = """
+    import warnings
+    warnings.simplefilter("ignore")
+    from torch import nn
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import (
+        FullyShardedDataParallel as FSDP, ShardedStateDictConfig, StateDictType,
+    )
+"""
+
+SAVE_FSDP1 = """
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(5, 7), nn.Linear(7, 3, bias=False)
+            self.register_buffer("steps", torch.arange(3.0))
+
+    name = f"model_world_size_{world}_rank_{rank}.pt"
+    for kind in ("verl", "easyr1", "no_mesh"):
+        torch.manual_seed(0)
+        model, cpu = Model(), torch.device("cpu")
+        (folder / kind).mkdir(exist_ok=True)
+        if rank == 0:
+            torch.save(model.state_dict(), folder / "whole.pt")
+        mesh = init_device_mesh("cpu", (world,), mesh_dim_names=("fsdp",))
+        model = FSDP(model, device_id=cpu, device_mesh=None if kind == "no_mesh" else mesh)
+        if kind == "easyr1":
+            state = get_model_state_dict(model, options=StateDictOptions(cpu_offload=True))
+        else:
+            sharded = StateDictType.SHARDED_STATE_DICT, ShardedStateDictConfig()
+            with FSDP.state_dict_type(model, *sharded):
+                state = model.state_dict()
+        torch.save(state, folder / kind / name)
+"""
+"""As verl's and EasyR1's FSDPCheckpointManager save an FSDP1 model, and as neither does."""
 
 SAVE_LAYOUTS = """
     flat = init_device_mesh("cpu", (world,), mesh_dim_names=("fsdp",))
@@ -103,6 +141,66 @@ def test_reading_needs_no_process_group_and_no_class_of_torch_distributed(step):
     assert set(torch.serialization.get_safe_globals()) == before
 
 
+@pytest.fixture(scope="module")
+def fsdp1(tmp_path_factory):
+    folders = {world: tmp_path_factory.mktemp(f"fsdp1_{world}") for world in (1, 2)}
+    run_ranks(FSDP1_IMPORTS, SAVE_FSDP1, folders)
+    return folders
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("kind", ["verl", "easyr1"])
+def test_fsdp1_shards_make_up_the_model_bit_for_bit(fsdp1, world, kind):
+    """On one rank FSDP1 saves plain tensors, on more DTensors beside plain buffers."""
+    whole = torch.load(fsdp1[world] / "whole.pt", weights_only=True)
+    checkpoint = open_checkpoint(fsdp1[world] / kind)
+    assert checkpoint.keys() == sorted(whole)
+    assert all(torch.equal(checkpoint.read(key), whole[key]) for key in whole)
+
+
+def test_sharded_tensors_are_refused_by_name(fsdp1):
+    with pytest.raises(InputError, match="rank_0.pt holds ShardedTensors, which FSDP1 saves where"):
+        open_checkpoint(fsdp1[2] / "no_mesh")
+
+
+OLDER_NAMES = {
+    "torch.distributed.tensor\nDTensor": "torch.distributed._tensor.api\nDTensor",
+    "tensor._dtensor_spec\nDTensorSpec": "_tensor.placement_types\nDTensorSpec",
+    "tensor._dtensor_spec\nTensorMeta": "_tensor.placement_types\nTensorMeta",
+    "tensor.placement_types\nShard": "_tensor.placement_types\nShard",
+    "tensor.placement_types\nReplicate": "_tensor.placement_types\nReplicate",
+    "distributed.device_mesh\nDeviceMesh": "distributed._tensor.device_mesh\nDeviceMesh",
+}
+"""torch ≥ 2.5 → where the same classes were before."""
+
+
+def test_names_of_older_torch_are_read(layouts, tmp_path):
+    for file in layouts.glob("*.pt"):
+        with zipfile.ZipFile(file) as before, zipfile.ZipFile(tmp_path / file.name, "w") as after:
+            for record in before.infolist():
+                content = before.read(record)
+                if record.filename.endswith("data.pkl"):
+                    for new, old in OLDER_NAMES.items():
+                        assert new.encode() in content
+                        content = content.replace(new.encode(), old.encode())
+                after.writestr(record.filename, content)
+    one, two = open_checkpoint(layouts), open_checkpoint(tmp_path)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one.read(key), two.read(key)) for key in one.keys())
+
+
+def address(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+def test_rows_of_one_shard_are_read_without_a_copy(layouts):
+    checkpoint = open_checkpoint(layouts)
+    first, second = (checkpoint.read("rows", slice(0, n)) for n in (1, 2))
+    assert address(first) == address(second)
+    assert address(checkpoint.read("few")) == address(checkpoint.read("few", slice(0, 1)))
+    assert address(checkpoint.read("plain", slice(2, 3))) == address(checkpoint.read("plain"))
+
+
 def test_every_layout(layouts):
     checkpoint = open_checkpoint(layouts)
     whole = torch.arange(35.0).view(7, 5)
@@ -139,7 +237,7 @@ def test_the_same_rank_twice_is_refused(layouts, tmp_path):
     for rank in range(2):
         source = layouts / "model_world_size_4_rank_0.pt"
         os.link(source, tmp_path / f"model_world_size_2_rank_{rank}.pt")
-    with pytest.raises(InputError, match="aren't from one save"):
+    with pytest.raises(InputError, match="don't make up its shape.*aren't from one save"):
         open_checkpoint(tmp_path)
 
 
@@ -165,10 +263,10 @@ def test_ranks_with_different_tensors_are_refused(tmp_path):
         open_checkpoint(save_ranks(tmp_path, {"w": torch.ones(2)}, {"v": torch.ones(2)}))
 
 
-def test_lora_adapters_are_refused(tmp_path):
-    state = {"base_model.model.q_proj.lora_A.default.weight": torch.ones(2)}
-    with pytest.raises(InputError, match="merge the adapter into its base model first"):
-        open_checkpoint(save_ranks(tmp_path, state))
+def test_ranks_with_different_dtypes_are_refused(tmp_path):
+    folder = save_ranks(tmp_path, {"w": torch.ones(2)}, {"w": torch.ones(2).double()})
+    with pytest.raises(InputError, match="w has another kind, shape or dtype on some ranks"):
+        open_checkpoint(folder)
 
 
 @pytest.mark.parametrize("state", [[torch.ones(2)], {"w": 3}, torch.ones(2)])
@@ -201,6 +299,12 @@ def test_plain_pickle_is_refused_and_not_run(tmp_path):
     with pytest.raises(InputError, match="model_world_size_1_rank_0.pt"):
         open_checkpoint(tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_missing_ranks_of_an_absurd_world_are_named_at_once(tmp_path):
+    (tmp_path / "model_world_size_999999_rank_3.pt").touch()
+    with pytest.raises(InputError, match="rank_0.pt, .*: all 999999 ranks are needed"):
+        open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])

@@ -1,4 +1,4 @@
-"""Reader of Hugging Face folders: what it reads, and what it refuses."""
+"""Reader of Hugging Face folders: what it reads, and what it says where there is nothing."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_single_file(tmp_path, weights):
 
 def test_shards_by_index(sharded, weights):
     check(open_checkpoint(sharded), weights)
-    assert "2 shards" in open_checkpoint(sharded).describe()
+    assert "2 shards of safetensors" in open_checkpoint(sharded).describe()
 
 
 def test_missing_shard_is_named(sharded):
@@ -75,10 +75,61 @@ def test_index_can_not_name_a_pickle(sharded):
         open_checkpoint(sharded)
 
 
+def test_bin_file(tmp_path, weights):
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    checkpoint = open_checkpoint(tmp_path)
+    check(checkpoint, weights)
+    assert "1 .bin file, 3 tensors, bfloat16, float32, int64" in checkpoint.describe()
+    assert checkpoint.files() == [tmp_path / "pytorch_model.bin"]
+
+
+def test_parameters_and_strided_tensors_of_a_bin_file(tmp_path, weights):
+    parameter = torch.nn.Parameter(weights["a"])
+    both = {"a": parameter, "t": weights["a"].T}
+    torch.save(both, tmp_path / "pytorch_model.bin")
+    checkpoint = open_checkpoint(tmp_path)
+    assert torch.equal(checkpoint.read("t", slice(1, 3)), weights["a"].T[1:3])
+    assert type(checkpoint.read("a")) is torch.Tensor and not checkpoint.read("a").requires_grad
+
+
+def test_bin_shards_by_index(tmp_path, weights):
+    torch.save({"a": weights["a"]}, tmp_path / "one.bin")
+    torch.save({"b": weights["b"], "c": weights["c"]}, tmp_path / "two.bin")
+    index = {"weight_map": {"a": "one.bin", "b": "two.bin", "c": "two.bin"}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    check(open_checkpoint(tmp_path), weights)
+
+
+def test_safetensors_are_preferred_to_bin_files(tmp_path, weights):
+    torch.save({"x": torch.ones(1)}, tmp_path / "pytorch_model.bin")
+    save_file(weights, tmp_path / "model.safetensors")
+    check(open_checkpoint(tmp_path), weights)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_rows_are_read_without_reading_the_rest(tmp_path, name):
+    weight = torch.arange(2.0**20).view(1024, 1024)
+    save = save_file if name.endswith("tensors") else torch.save
+    save({"w": weight}, tmp_path / name)
+    checkpoint = open_checkpoint(tmp_path)
+    rows = checkpoint.read("w", slice(1000, 1003))
+    assert torch.equal(rows, weight[1000:1003])
+    whole = checkpoint.read("w")
+    assert rows.data_ptr() - whole.data_ptr() == 1000 * 4096
+
+
+def test_link_into_another_folder_is_read_as_the_hubs_cache_has_it(tmp_path, weights):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    save_file(weights, tmp_path / "blobs" / "0a1b")
+    (tmp_path / "snapshot" / "model.safetensors").symlink_to("../blobs/0a1b")
+    check(open_checkpoint(tmp_path / "snapshot"), weights)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', "{"])
 def test_malformed_index_is_named(sharded, text):
     (sharded / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(InputError, match="isn't an index of safetensors files"):
+    with pytest.raises(InputError, match="isn't an index of weight files"):
         open_checkpoint(sharded)
 
 
@@ -94,15 +145,36 @@ def test_truncated_file_is_named(tmp_path, weights, keep):
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("adapter_config.json", "It is a LoRA adapter; merge it into its base"),
-        ("global_step_20", "Give one of its steps: global_step_20"),
-        ("pytorch_model.bin", "Its .bin files are pickles"),
+        ("global_step_20/actor/x", "Give one of its steps: global_step_20."),
+        ("huggingface/model.safetensors", "There are some in huggingface; give that folder."),
+        ("actor/lora_adapter/adapter_config.json", "There are some in actor/lora_adapter"),
+        ("actor/dist_ckpt/x", "verl's Megatron backend; convert it"),
         ("README.md", "It has README.md"),
     ],
 )
 def test_folder_without_weights_says_what_is_there(tmp_path, name, advice):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
     with pytest.raises(InputError, match=advice):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("latest_checkpointed_iteration.txt", "120"),
+        (
+            "checkpoint_tracker.json",
+            json.dumps({"best_global_step": 20, "last_global_step": 120, "x": 1}, indent=4),
+        ),
+    ],
+)
+def test_folder_of_steps_names_them_in_order_and_the_last(tmp_path, name, content):
+    for step in (20, 120, 100):
+        (tmp_path / f"global_step_{step}").mkdir()
+    (tmp_path / name).write_text(content)
+    listed = "global_step_20, global_step_100, global_step_120 \\(the last one\\)\\."
+    with pytest.raises(InputError, match=listed):
         open_checkpoint(tmp_path)
 
 

@@ -1,9 +1,12 @@
 """Matching an expert's tensors with the base's."""
 
+import json
+
 import pytest
 import torch
+from pico_models import run_python
 
-from amm.checkpoints.keys import align, row_blocks
+from amm.checkpoints.keys import Difference, align, common_name, differences, row_blocks
 from amm.errors import InputError
 
 
@@ -81,8 +84,104 @@ def test_head_of_an_expert_is_dropped_where_the_base_ties_it(rename):
 
 def test_head_that_differs_from_the_tied_embedding_is_refused():
     expert = {**BASE, "lm_head.weight": EMBEDDING + 1}
-    with pytest.raises(InputError, match="e: lm_head.weight differs from model.embed_tokens"):
+    with pytest.raises(InputError, match="1 tensor doesn't fit the base.* train with a tied") as e:
         align(Memory("base", BASE), [Memory("e", expert)])
+    row = "e lm_head.weight the embedding's differs from the embedding"
+    assert str(e.value).splitlines()[2].split() == row.split()
+
+
+def test_head_that_only_the_base_stores_twice_is_the_experts_embedding():
+    tied = {**BASE, "lm_head.weight": EMBEDDING}
+    (names,) = align(Memory("base", tied), [Memory("e", {newer(k): v for k, v in BASE.items()})])
+    assert names["lm_head.weight"] == names["model.embed_tokens.weight"]
+    assert names["lm_head.weight"] == "model.language_model.embed_tokens.weight"
+
+
+def test_head_of_its_own_that_the_expert_lacks_is_refused():
+    untied = {**BASE, "lm_head.weight": EMBEDDING + 1}
+    with pytest.raises(InputError, match="differs from the embedding  the embedding's"):
+        align(Memory("base", untied), [Memory("e", BASE)])
+
+
+def test_differences_are_what_the_table_has():
+    expert = {**BASE, "extra": torch.ones(9), "model.embed_tokens.weight": torch.ones(5, 2)}
+    assert differences(Memory("base", BASE), [Memory("e", expert), Memory("f", BASE)]) == [
+        Difference("e", "model.embed_tokens.weight", "4×2", "5×2"),
+        Difference("e", "extra", "missing", "9"),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantized_experts_are_refused(dtype):
+    expert = {key: value.to(dtype) for key, value in BASE.items()}
+    with pytest.raises(InputError, match=f"3 tensors don't fit(.|\n)*torch.float32 +{dtype}"):
+        align(Memory("base", BASE), [Memory("e", expert)])
+
+
+FAMILIES = """
+import json, tempfile
+from safetensors.torch import load_file
+from transformers import (
+    LlavaNextConfig, LlavaNextForConditionalGeneration, Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration, Qwen3VLConfig, Qwen3VLForConditionalGeneration,
+)
+small = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+text = dict(small, num_attention_heads=2, num_key_value_heads=1, vocab_size=32)
+rope = {"rope_type": "default", "mrope_section": [1, 1, 0]}
+clip = dict(small, model_type="clip_vision_model", num_attention_heads=2, image_size=8,
+            patch_size=4)
+visual = dict(depth=1, hidden_size=8, num_heads=2, patch_size=4)
+models = {
+    "Qwen2-VL": Qwen2VLForConditionalGeneration(Qwen2VLConfig(
+        text_config=dict(text, rope_parameters=rope), vision_config=dict(visual, embed_dim=8),
+    )),
+    "Qwen3-VL": Qwen3VLForConditionalGeneration(Qwen3VLConfig(
+        text_config=dict(text, head_dim=4, rope_parameters=rope),
+        vision_config=dict(visual, intermediate_size=8, out_hidden_size=8,
+                           deepstack_visual_indexes=[0]),
+    )),
+    "LLaVA-NeXT": LlavaNextForConditionalGeneration(LlavaNextConfig(
+        text_config=dict(text, model_type="llama"), vision_config=clip,
+    )),
+}
+pairs = {}
+for family, model in models.items():
+    for i, parameter in enumerate(model.parameters()):
+        parameter.data.fill_(i)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        stored = load_file(folder + "/model.safetensors")
+    stored = {float(v.flatten()[0]): k for k, v in stored.items()}
+    in_memory = {float(v.flatten()[0]): k for k, v in model.state_dict().items()}
+    pairs[family] = [(in_memory[value], key) for value, key in stored.items()]
+print(json.dumps(pairs))
+"""
+"""The same weights in memory and on disk, told by their values."""
+
+
+def test_names_in_memory_and_on_disk_are_one_in_every_family():
+    pytest.importorskip("transformers")
+    pairs = json.loads(run_python(FAMILIES).splitlines()[-1])
+    renamed = {family: sum(one != other for one, other in p) for family, p in pairs.items()}
+    assert renamed["Qwen2-VL"] > 20 and renamed["Qwen3-VL"] == 0 and renamed["LLaVA-NeXT"] > 20
+    for family in pairs.values():
+        assert all(common_name(one) == common_name(other) for one, other in family)
+        assert len({common_name(one) for one, _ in family}) == len(family)
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("language_model.model.layers.0.w", "model.language_model.layers.0.w"),
+        ("language_model.lm_head.weight", "lm_head.weight"),
+        ("vision_tower.vision_model.encoder.w", "model.vision_tower.encoder.w"),
+        ("vision_tower.encoder.w", "model.vision_tower.vision_model.encoder.w"),
+        ("language_model.layers.0.w", "model.layers.0.w"),
+        ("image_newline", "model.image_newline"),
+    ],
+)
+def test_names_of_older_generations(name, same):
+    assert common_name(name) == common_name(same)
 
 
 def test_head_of_its_own_is_merged_like_any_tensor():

@@ -16,8 +16,24 @@ def toy(task_vectors, settings):
     return task_vectors[0]
 
 
+BUILT_IN = [
+    "amm",
+    "dare",
+    "emr",
+    "iso_c",
+    "mean",
+    "optmerge",
+    "ridge",
+    "task_arithmetic",
+    "ties",
+    "tsv",
+    "wudi",
+    "wudi_spectral",
+]
+
+
 def test_known_methods():
-    assert {"amm", "mean", "task_arithmetic", "wudi"} <= set(method_names())
+    assert set(BUILT_IN) <= set(method_names())
 
 
 def test_registering_the_same_function_twice_is_fine():
@@ -32,16 +48,22 @@ def test_taken_name_is_refused():
 
 
 def test_unknown_name_is_answered_with_the_nearest_and_the_list():
-    with pytest.raises(InputError, match=r"'wudy'. Did you mean 'wudi'\? Allowed: amm, mean"):
+    with pytest.raises(InputError, match=r"'wudy'. Did you mean 'wudi'\? Allowed: amm, dare"):
         get_method("wudy")
 
 
-@pytest.mark.parametrize("name", ["amm", "wudi", "mean", "task_arithmetic"])
+def test_statistics_need_a_place_to_be_handed_on_in():
+    with pytest.raises(ValueError, match="statistics need elementwise=True and place=True"):
+        register("toy", settings=ToySettings, tensors="all", statistics=lambda blocks, s: None)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_every_method_says_what_becomes_of_all_tensors(name):
     method = get_method(name)
     fields = method.settings.model_fields
     assert method.tensors == "all" or {"other_tensors", "scale"} <= set(fields)
     assert method.settings() == method.settings()
+    assert method.function.__doc__ and method.settings.__doc__
 
 
 @pytest.mark.parametrize(

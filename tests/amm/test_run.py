@@ -1,21 +1,23 @@
 """Whole merges of pico models."""
 
+import hashlib
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
+import math
+import re
 
 import pytest
 import torch
 from pico_models import OTHER_FILES, SHAPES, load_folder, pico_weights, save_folder
+from safetensors.torch import load_file
 
 import amm
-from amm.checkpoints import keys
 from amm.diagnostics import layer_figures
+from amm.engines import job
 from amm.layers import is_linear
-from amm.methods import get_method
+from amm.methods import Method, get_method, registry
+from amm.methods.registry import SideEntry, SideFile
+from amm.settings import Settings
 
 
 def in_memory(base, experts, method, parameters, dtype=torch.float32):
@@ -46,7 +48,7 @@ def in_memory(base, experts, method, parameters, dtype=torch.float32):
 )
 def test_streamed_is_in_memory_bit_for_bit(pico, tmp_path, monkeypatch, method, parameters):
     base, experts = pico
-    monkeypatch.setattr(keys.row_blocks, "__defaults__", (64,))
+    monkeypatch.setattr(job, "BLOCK_ENTRIES", 64)
     out = tmp_path / "out"
     amm.merge(base, experts, output=out, method=method, parameters=parameters, max_shard_size=2000)
     expected = in_memory(load_folder(base), list(map(load_folder, experts)), method, parameters)
@@ -139,14 +141,15 @@ def test_report_is_the_same_for_the_same_inputs_and_has_the_figures(pico, tmp_pa
     base, experts = pico
     for name in ("a", "b"):
         amm.merge(base, experts, output=tmp_path / name, save_dtype="float32")
-    texts = [(tmp_path / name / "merge_report.json").read_bytes() for name in ("a", "b")]
+    texts = [(tmp_path / name / "provenance.json").read_bytes() for name in ("a", "b")]
     assert texts[0] == texts[1]
     report = json.loads(texts[0])
     assert report["config"]["parameters"]["steps"] == 300
-    assert (
-        report["found"]["experts"]
-        == ["Hugging Face folder, 1 safetensors file, 8 tensors, float32"] * 2
-    )
+    assert [found["found"] for found in report["inputs"][1:]] == [
+        "Hugging Face folder, 1 safetensors file, 8 tensors, float32"
+    ] * 2
+    digest = hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
+    assert report["inputs"][0]["sha256"] == {"model.safetensors": digest}
     tensors = {t["name"]: t for t in report["tensors"]}
     assert set(tensors) == set(SHAPES)
     key = "model.layers.0.mlp.down_proj.weight"
@@ -233,18 +236,85 @@ def test_float64_differs_from_float32_by_rounding_only(pico, tmp_path):
         torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-6)
 
 
-def test_killed_merge_leaves_no_output_and_can_be_run_again(pico, tmp_path):
+def test_hashes_can_be_left_out(pico, tmp_path):
     base, experts = pico
-    out = tmp_path / "out"
-    script = (
-        "import os, signal, sys, amm\n"
-        "kill = lambda name, done: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "amm.merge(sys.argv[1], sys.argv[2:4], output=sys.argv[4], method='mean', progress=kill)"
-    )
-    arguments = [sys.executable, "-c", script, str(base), *map(str, experts), str(out)]
-    assert subprocess.run(arguments).returncode == -signal.SIGKILL
-    assert not out.exists()
-    assert os.listdir(tmp_path / ".out.partial")
-    amm.merge(base, experts, output=out, method="mean")
+    amm.merge(base, experts, output=tmp_path / "out", method="mean", hash_inputs=False)
+    report = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert [found["sha256"] for found in report["inputs"]] == [{}, {}, {}]
+
+
+def test_the_number_of_torchs_threads_is_as_before(pico, tmp_path):
+    base, experts = pico
+    before = torch.get_num_threads()
+    amm.merge(base, experts, output=tmp_path / "out", method="mean")
+    assert torch.get_num_threads() == before
+
+
+def test_a_tensor_that_does_not_fit_is_named_before_any_work(pico, tmp_path):
+    base, experts = pico
+    with pytest.raises(
+        amm.InputError, match=r"patch_embed.proj.weight \(16×3×2×4×4\) with 2"
+    ) as error:
+        amm.merge(base, experts, output=tmp_path / "out", max_memory="30kB")
+    enough = re.search(r"set max_memory: (\S+)", str(error.value))[1]
     assert not (tmp_path / ".out.partial").exists()
-    assert set(load_folder(out)) == set(SHAPES)
+    amm.merge(base, experts, output=tmp_path / "out", parameters={"steps": 1}, max_memory=enough)
+
+
+def test_an_error_of_the_progress_callback_reaches_the_caller(pico, tmp_path):
+    base, experts = pico
+
+    def progress(name, done):
+        raise RuntimeError(f"no more after {name}")
+
+    with pytest.raises(RuntimeError, match="no more after model.embed_tokens.weight"):
+        amm.merge(base, experts, output=tmp_path / "out", method="mean", progress=progress)
+
+
+class NoSettings(Settings):
+    pass
+
+
+@pytest.fixture
+def placed(monkeypatch):
+    """An elementwise method that uses all that methods may use."""
+    seen = {}
+
+    def function(vectors, settings, place):
+        seen.setdefault(place.name, []).append((place.start, vectors[0].numel()))
+        return vectors[0] / place.statistics
+
+    def statistics(blocks, settings):
+        once = sum(block.abs().sum() for block in blocks())
+        assert once == sum(block.abs().sum() for block in blocks())
+        return once
+
+    side = SideFile(
+        "signs.safetensors",
+        lambda name, shape, experts: [SideEntry(name + ".sign", (math.prod(shape),), torch.int8)],
+        lambda vectors, tau, settings: [tau.sign().to(torch.int8).flatten()],
+    )
+    method = Method("placed", function, NoSettings, "all", True, True, statistics, side)
+    monkeypatch.setitem(registry._METHODS, "placed", method)
+    return seen
+
+
+def test_methods_get_the_place_and_statistics_and_leave_a_side_file(
+    pico, tmp_path, monkeypatch, placed
+):
+    base, experts = pico
+    monkeypatch.setattr(job, "BLOCK_ENTRIES", 100)
+    amm.merge(base, experts, output=tmp_path / "out", method="placed", save_dtype="float32")
+    start, trained = load_folder(base), list(map(load_folder, experts))
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    signs = load_file(tmp_path / "out" / "signs.safetensors")
+    for key, shape in SHAPES.items():
+        at = 0
+        for first, size in sorted(placed[key]):
+            assert first == at and (size % 8 == 0 or first + size == math.prod(shape))
+            at += size
+        assert at == math.prod(shape)
+        vectors = torch.stack([expert[key] - start[key].float() for expert in trained])
+        tau = vectors[0] / vectors.abs().sum()
+        torch.testing.assert_close(merged[key], start[key] + tau, rtol=1e-5, atol=1e-7)
+        assert torch.equal(signs[key + ".sign"], tau.sign().to(torch.int8).flatten())

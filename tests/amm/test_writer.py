@@ -22,13 +22,25 @@ WEIGHTS = {
 }
 
 
-def write(folder, weights, max_shard_size):
+def raw(tensor):
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def planned(folder, weights, max_shard_size, **more):
     entries = [Entry(name, tuple(t.shape), t.dtype) for name, t in weights.items()]
-    writer = SafetensorsWriter(folder, entries, max_shard_size)
-    for entry in writer.plan:
-        tensor = weights[entry.name]
-        writer.write(entry.name, tensor.split(2) if tensor.dim() else [tensor])
+    writer = SafetensorsWriter(folder, entries, max_shard_size, **more)
+    writer.open()
+    return writer
+
+
+def write(folder, weights, max_shard_size, **more):
+    """In an order that isn't that of the files, and in pieces."""
+    writer = planned(folder, weights, max_shard_size, **more)
+    for name, tensor in reversed(weights.items()):
+        pieces = tensor.split(2) if tensor.dim() else [tensor]
+        assert [writer.append(name, raw(piece)) for piece in pieces][-1]
     writer.finish()
+    writer.close()
 
 
 @pytest.mark.parametrize("max_shard_size", [1, 60, 10**9])
@@ -59,14 +71,40 @@ def test_several_files_are_bounded_and_indexed(tmp_path):
         assert (tmp_path / file).is_file()
 
 
+def test_one_file_of_another_name_holds_all(tmp_path):
+    write(tmp_path, WEIGHTS, 1, single_file="side.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["side.safetensors"]
+    assert set(load_folder(tmp_path)) == set(WEIGHTS)
+
+
 def test_departing_from_the_plan_is_an_error(tmp_path):
-    writer = SafetensorsWriter(tmp_path, [Entry("w", (2,), torch.float32)], 100)
-    with pytest.raises(ValueError, match="next tensor of the plan is w, not v"):
-        writer.write("v", [torch.ones(2)])
-    with pytest.raises(ValueError, match="planned as torch.float32"):
-        writer.write("w", [torch.ones(2).half()])
+    writer = planned(tmp_path, {"w": torch.ones(2)}, 100)
+    with pytest.raises(ValueError, match="v isn't planned"):
+        writer.append("v", raw(torch.ones(2)))
+    with pytest.raises(ValueError, match="planned with 8 bytes, not 12"):
+        writer.append("w", raw(torch.ones(3)))
+    assert not writer.append("w", raw(torch.ones(1)))
     with pytest.raises(ValueError, match="w was planned, and never written"):
         writer.finish()
+    writer.close()
+
+
+def test_what_an_earlier_writer_wrote_is_taken_over_if_its_bytes_are_there(tmp_path):
+    weights = {f"w{i}": torch.randn(10) for i in range(4)}
+    first = planned(tmp_path, weights, 80)
+    for name in ("w0", "w3"):
+        first.append(name, raw(weights[name]))
+    checksums = {name: first.checksum(name) for name in weights}
+    first.close()
+    second = planned(tmp_path, weights, 80)
+    assert second.take_over("w3", checksums["w3"])
+    assert not second.take_over("w0", checksums["w0"] ^ 1)
+    assert not second.take_over("w1", checksums["w0"])
+    for name in ("w0", "w1", "w2"):
+        second.append(name, raw(weights[name]))
+    second.finish()
+    second.close()
+    assert all(torch.equal(load_folder(tmp_path)[name], weights[name]) for name in weights)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +127,7 @@ def test_other_files_are_copied_byte_for_byte(pico, tmp_path):
     base, _ = pico
     (base / ".cache").mkdir()
     (base / ".cache" / "x").touch()
-    (base / "merge_report.json").write_text("older")
+    (base / "provenance.json").write_text("older")
     with OutputFolder(tmp_path / "out") as folder:
         assert set(folder.copy_files(base)) == set(OTHER_FILES)
     copied = {
@@ -125,13 +163,17 @@ def test_empty_output_folder_is_filled_and_a_full_one_refused(tmp_path):
         OutputFolder(tmp_path / "out").__enter__()
 
 
-def test_leftover_of_a_killed_run_is_cleared(tmp_path):
-    leftover = tmp_path / ".out.partial"
-    (leftover / "sub").mkdir(parents=True)
-    (leftover / "model.safetensors").write_text("half")
+def test_what_a_killed_run_left_is_there_for_the_next_one(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        with OutputFolder(tmp_path / "out") as folder:
+            folder.write_bytes("model.safetensors", b"half")
+            folder.write_bytes("a.json", b"{}")
+            folder.keep = True
+            raise KeyboardInterrupt
+    assert not (tmp_path / "out").exists()
     with OutputFolder(tmp_path / "out") as folder:
-        folder.write_json("a.json", {})
-    assert os.listdir(tmp_path / "out") == ["a.json"]
+        folder.clear(keep=["model.safetensors"])
+    assert os.listdir(tmp_path / "out") == ["model.safetensors"]
 
 
 def test_two_merges_into_one_output_are_refused(tmp_path):

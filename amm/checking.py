@@ -1,0 +1,225 @@
+"""Whether a merged model is whole: against its base, its donor, and the libraries that load it."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amm.checkpoints import Checkpoint, open_checkpoint
+from amm.checkpoints.hf import INDEX_FILE
+from amm.checkpoints.keys import EMBEDDING, HEAD, by_common_name, row_blocks, same_tensor
+from amm.errors import InputError
+from amm.loads import try_loading
+from amm.report import PROVENANCE_FILE
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        ok: whether it is as it should be; None where it couldn't be looked at.
+        detail: in words, what was found.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What `check` found.
+
+    Attributes:
+        output: the folder.
+        checks: one for each thing that was looked at.
+    """
+
+    output: Path
+    checks: list[Check]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong; what couldn't be looked at isn't counted."""
+        return all(check.ok is not False for check in self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        return {
+            "ok": self.ok,
+            "output": str(self.output),
+            "checks": [asdict(check) for check in self.checks],
+        }
+
+
+def check(output: str | Path, base: str | Path | None = None) -> CheckResult:
+    """Look a merged model over.
+
+    Args:
+        output: its folder.
+        base: the model that its names, shapes and dtypes must equal; by default the one that its
+            `provenance.json` names, if it is still there.
+
+    Returns:
+        The checks. Files that can't be read are among what failed, not raised.
+
+    Raises:
+        InputError: a base was named and can't be read.
+    """
+    folder = Path(output)
+    provenance = _provenance(folder)
+    try:
+        merged = open_checkpoint(folder)
+    except InputError as error:
+        return CheckResult(folder, [Check("weights", False, str(error))])
+    checks = [Check("weights", True, merged.describe()), _index(folder, merged)]
+    checks += _against_base(merged, base, provenance)
+    checks += [_finite(merged), _tied(folder, merged), _copied(folder, provenance)]
+    for library in ("transformers", "vllm"):
+        checks.append(Check(f"loads in {library}", *try_loading(library, folder)))
+    return CheckResult(folder, checks)
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    content = _json(folder / PROVENANCE_FILE)
+    return content if isinstance(content.get("config"), dict) else {}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _index(folder: Path, merged: Checkpoint) -> Check:
+    files = {file.name for file in merged.files() if file.suffix == ".safetensors"}
+    if not (folder / INDEX_FILE).is_file():
+        return Check("index", True, "one file, no index needed")
+    from safetensors import safe_open
+
+    index = _json(folder / INDEX_FILE)
+    weight_map = index.get("weight_map", {})
+    wrong = []
+    for name in sorted(files):
+        with safe_open(folder / name, framework="pt") as file:
+            stored = set(file.keys())
+        placed = {key for key, where in weight_map.items() if where == name}
+        wrong += [f"{key} of {name} isn't in the index" for key in sorted(stored - placed)]
+    size = sum(
+        torch.Size(merged.shape(key)).numel() * merged.dtype(key).itemsize for key in merged.keys()
+    )
+    said = index.get("metadata", {}).get("total_size")
+    if said != size:
+        wrong.append(f"total_size is {said}, the tensors have {size} bytes")
+    return _result("index", wrong, f"{len(files)} files, {len(weight_map)} tensors")
+
+
+def _against_base(
+    merged: Checkpoint, base: str | Path | None, provenance: dict[str, Any]
+) -> Iterator[Check]:
+    names = ("names", "shapes", "dtypes")
+    config = provenance.get("config", {})
+    path = base if base is not None else config.get("base")
+    if path is None:
+        yield from (Check(name, None, "no base is known; name one: --base BASE") for name in names)
+        return
+    try:
+        original = open_checkpoint(path)
+    except InputError as error:
+        if base is not None:
+            raise
+        yield from (Check(name, None, f"the base can't be read: {error}") for name in names)
+        return
+    mine, theirs = set(merged.keys()), set(original.keys())
+    wrong = [f"{key} is missing" for key in sorted(theirs - mine)]
+    wrong += [f"{key} isn't in the base" for key in sorted(mine - theirs)]
+    yield _result("names", wrong, f"the {len(theirs)} of {path}")
+    both = sorted(mine & theirs)
+    wrong = [
+        f"{key} is {merged.shape(key)}, in the base {original.shape(key)}"
+        for key in both
+        if merged.shape(key) != original.shape(key)
+    ]
+    yield _result("shapes", wrong, "as in the base")
+    saved = config.get("save_dtype")
+    wrong = [
+        f"{key} is {_short(merged.dtype(key))}, wanted {wanted}"
+        for key in both
+        if _short(merged.dtype(key)) != (wanted := _wanted(original.dtype(key), saved))
+    ]
+    yield _result("dtypes", wrong, f"save_dtype {saved}" if saved else "as in the base")
+
+
+def _wanted(stored: torch.dtype, saved: str | None) -> str:
+    floating = stored.is_floating_point and stored.itemsize > 1
+    return saved if saved and floating else _short(stored)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _finite(merged: Checkpoint) -> Check:
+    wrong = []
+    for key in merged.keys():
+        for rows in row_blocks(merged.shape(key)):
+            values = merged.read(key, rows)
+            if values.is_floating_point() and not torch.isfinite(values.float()).all():
+                wrong.append(f"{key} has NaN or infinite entries")
+                break
+    return _result("finite", wrong, "all entries")
+
+
+def _tied(folder: Path, merged: Checkpoint) -> Check:
+    config = _json(folder / "config.json")
+    text = config.get("text_config")
+    nested = text.get("tie_word_embeddings") if isinstance(text, dict) else None
+    keys = by_common_name(merged)
+    head, embedding = keys.get(HEAD), keys.get(EMBEDDING)
+    if not config.get("tie_word_embeddings", nested):
+        return Check("head", True, "of its own" if head else "config.json ties none")
+    if head is None or embedding is None:
+        return Check("head", True, "tied to the embedding, stored once")
+    wrong = []
+    if not same_tensor(merged, head, embedding):
+        wrong = [f"config.json ties {head} to {embedding}, and they differ"]
+    return _result("head", wrong, "stored beside the embedding, equal to it")
+
+
+def _copied(folder: Path, provenance: dict[str, Any]) -> Check:
+    name = "other files"
+    files = provenance.get("copied_files")
+    donor = provenance.get("donor")
+    if not isinstance(files, dict) or not donor:
+        return Check(name, None, f"{PROVENANCE_FILE} doesn't say where they are from")
+    if not Path(donor).is_dir():
+        return Check(name, None, f"the donor {donor} isn't there")
+    wrong = [
+        f"{copy} isn't {original} of the donor"
+        for original, copy in sorted(files.items())
+        if not _same(Path(donor, original), folder / copy)
+    ]
+    return _result(name, wrong, f"{len(files)}, byte for byte those of {donor}")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+
+
+def _result(name: str, wrong: list[str], right: str) -> Check:
+    if not wrong:
+        return Check(name, True, right)
+    more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    return Check(name, False, "; ".join(wrong[:SHOWN]) + more)

@@ -1,0 +1,441 @@
+"""Reader of LoRA adapters: the model that they make of their base, one tensor at a time.
+
+    W = W_0 + s · B A            s = alpha / r, or alpha / √r with rank-stabilised LoRA
+    W = m · V / ‖V‖ per row,     V = W_0 + s · B A, with DoRA
+
+as PEFT's `merge_and_unload` has it, but computed in float32 when a tensor is read and never rounded
+to the base's dtype. Adapters are PEFT folders, EasyR1's `lora_adapter` folder, or tensors among the
+FSDP shards of verl and EasyR1.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from pydantic import BaseModel, Field, ValidationError
+from torch import Tensor
+
+from amm.checkpoints.archive import TorchFile
+from amm.checkpoints.base import Checkpoint
+from amm.checkpoints.files import is_there, read_json
+from amm.checkpoints.fsdp import FsdpCheckpoint
+from amm.checkpoints.hf import SafetensorsFile
+from amm.checkpoints.keys import by_common_name, common_name
+from amm.errors import InputError
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHT_FILES = {"adapter_model.safetensors": SafetensorsFile, "adapter_model.bin": TorchFile}
+SHARDS_META_FILE = "lora_train_meta.json"
+"""Rank and alpha beside verl's shards."""
+SHARDS_FOLDER = "lora_adapter"
+"""PEFT's folder beside EasyR1's shards."""
+
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(
+    r"(?P<module>.+)\.lora_(?P<part>A|B|embedding_A|embedding_B|magnitude_vector)"
+    r"(\.default)?(\.(?P<kind>weight|bias))?"
+)
+_WRAPPERS = re.compile(r"\.(base_layer|original_module|modules_to_save(\.default)?)(?=\.)")
+_ADAPTER_KEY = re.compile(r"\.(lora_\w+|modules_to_save|token_adapter)(\.|$)")
+_REPEATED_GROUP = re.compile(r"\)\s*[*+{?]")
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+_NOT_READ = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+)
+"""Keys of PEFT's configuration under which an adapter isn't W_0 + s · B A."""
+
+
+class _Config(BaseModel):
+    """What is needed of PEFT's configuration."""
+
+    peft_type: str = "LORA"
+    r: int = Field(gt=0)
+    lora_alpha: float = Field(gt=0, allow_inf_nan=False)
+    use_rslora: bool = False
+    use_dora: bool = False
+    fan_in_fan_out: bool = False
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    init_lora_weights: bool | str | None = True
+
+    def scaling(self, module: str, rank: int) -> float:
+        """s of a module; the first pattern that fits the end of its name counts, as in PEFT."""
+        alpha = self.lora_alpha
+        for pattern, value in (self.alpha_pattern or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                alpha = value
+                break
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+@dataclass
+class _Change:
+    """How a tensor of the base changes.
+
+    Attributes:
+        replacement: the adapter's tensor that stands for the base's.
+        left, right: the adapter's B and A, whose product is added.
+        transposed: (B A)ᵀ is added, as for embeddings and transformers' Conv1D.
+        added: a tensor that is added: a bias of B.
+        magnitude: DoRA's m.
+        scaling: s.
+    """
+
+    replacement: str | None = None
+    left: str | None = None
+    right: str | None = None
+    transposed: bool = False
+    added: str | None = None
+    magnitude: str | None = None
+    scaling: float = 1.0
+
+    @property
+    def computed(self) -> bool:
+        return self.left is not None or self.added is not None
+
+
+class _Tensors(Protocol):
+    """A file's tensors, or a checkpoint's, by name."""
+
+    def shape(self, key: str) -> tuple[int, ...]: ...
+
+    def dtype(self, key: str) -> torch.dtype: ...
+
+    def read(self, key: str, rows: slice | None = None) -> Tensor: ...
+
+
+class _Renamed:
+    """Some of a checkpoint's tensors under other names; see `amm.checkpoints.base.Checkpoint`."""
+
+    def __init__(self, checkpoint: Checkpoint, names: dict[str, str]) -> None:
+        self.path = checkpoint.path
+        self.files_folder = checkpoint.files_folder
+        self._checkpoint = checkpoint
+        self._names = names
+
+    def keys(self) -> list[str]:
+        return sorted(self._names)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self._checkpoint.shape(self._names[key])
+
+    def dtype(self, key: str) -> torch.dtype:
+        return self._checkpoint.dtype(self._names[key])
+
+    def read(self, key: str, rows: slice | None = None) -> Tensor:
+        return self._checkpoint.read(self._names[key], rows)
+
+    def files(self) -> list[Path]:
+        return self._checkpoint.files()
+
+    def describe(self) -> str:
+        return self._checkpoint.describe()
+
+
+class LoraCheckpoint:
+    """A base with an adapter merged into it; see `amm.checkpoints.base.Checkpoint`.
+
+    It has the base's keys and shapes. Tensors that the adapter changes are float32.
+
+    Args:
+        path: the adapter's folder.
+        adapter: where the adapter's tensors are.
+        names: their names in PEFT.
+        config: PEFT's configuration.
+        files: the files of both.
+        base: the model that the adapter was trained on.
+
+    Raises:
+        InputError: a kind of adapter that isn't read, or tensors that don't fit the base.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        adapter: _Tensors,
+        names: Sequence[str],
+        config: _Config,
+        files: Sequence[Path],
+        base: Checkpoint,
+    ) -> None:
+        self.path = path
+        self.files_folder = base.files_folder
+        self._adapter = adapter
+        self._base = base
+        self._config = config
+        self._files = [*files, *base.files()]
+        self._changes = self._match(names, by_common_name(base))
+
+    def keys(self) -> list[str]:
+        return self._base.keys()
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self._base.shape(key)
+
+    def dtype(self, key: str) -> torch.dtype:
+        change = self._changes.get(key)
+        if change is None:
+            return self._base.dtype(key)
+        if change.computed:
+            return torch.promote_types(self._base.dtype(key), torch.float32)
+        return self._adapter.dtype(change.replacement)
+
+    def read(self, key: str, rows: slice | None = None) -> Tensor:
+        change = self._changes.get(key)
+        if change is None:
+            return self._base.read(key, rows)
+        rows_read = slice(None) if rows is None else rows
+        if change.replacement is None:
+            start = self._base.read(key, rows)
+        else:
+            start = self._adapter.read(change.replacement)
+            start = start if rows is None else start[rows]
+        if not change.computed:
+            return start
+        weight = start.to(self.dtype(key), copy=True)
+        if change.added is not None:
+            added = self._adapter.read(change.added)[rows_read].float()
+            return weight.add_(added, alpha=change.scaling)
+        left, right = self._adapter.read(change.left), self._adapter.read(change.right)
+        if change.transposed:
+            left, right = right.T, left.T
+        product = left.flatten(1)[rows_read].float() @ right.flatten(1).float()
+        weight.add_(product.view_as(weight), alpha=change.scaling)
+        if change.magnitude is not None:
+            magnitude = self._adapter.read(change.magnitude).flatten()[rows_read].float()
+            weight.mul_((magnitude / torch.linalg.vector_norm(weight, dim=1))[:, None])
+        return weight
+
+    def files(self) -> list[Path]:
+        return list(dict.fromkeys(self._files))
+
+    def describe(self) -> str:
+        config = self._config
+        kind = "DoRA" if config.use_dora else "LoRA"
+        products = sum(change.left is not None for change in self._changes.values())
+        return (
+            f"{kind} adapter, r = {config.r}, alpha = {config.lora_alpha:g}, {products} weights"
+            f" adapted, {len(self._changes) - products} other tensors of its own,"
+            f" on: {self._base.describe()}"
+        )
+
+    def _match(self, names: Sequence[str], base_keys: dict[str, str]) -> dict[str, _Change]:
+        factors: dict[str, dict[str, str]] = {}
+        changes: dict[str, _Change] = {}
+        unmatched: list[str] = []
+        for name in names:
+            factor = _FACTOR.fullmatch(name.removeprefix(_PREFIX))
+            if factor is not None:
+                part = factor["part"] + (".bias" if factor["kind"] == "bias" else "")
+                factors.setdefault(factor["module"], {})[part] = name
+                continue
+            key = base_keys.get(common_name(_plain_name(name)))
+            if key is None or self._base.shape(key) != self._adapter.shape(name):
+                unmatched.append(name)
+            else:
+                changes.setdefault(key, _Change()).replacement = name
+        for module, parts in factors.items():
+            self._add_product(module, parts, base_keys, changes, unmatched)
+        if unmatched:
+            some = "\n".join(
+                f"  {name}  {'×'.join(map(str, self._adapter.shape(name)))}"
+                for name in sorted(unmatched)[:20]
+            )
+            raise InputError(
+                f"{self.path}: {len(unmatched)} tensors of the adapter don't fit {self._base.path}"
+                " (there is no such tensor, or it has another shape; a tied head is none of its"
+                " own). Give the base that the adapter was trained on, or merge the adapter with"
+                f" PEFT and give the result.\n{some}"
+            )
+        return changes
+
+    def _add_product(
+        self,
+        module: str,
+        parts: dict[str, str],
+        base_keys: dict[str, str],
+        changes: dict[str, _Change],
+        unmatched: list[str],
+    ) -> None:
+        key = base_keys.get(common_name(f"{module}.weight"))
+        embedded = "embedding_A" in parts
+        a, b = (parts.get(f"embedding_{side}" if embedded else side) for side in "AB")
+        transposed = None
+        if key is not None and a is not None and b is not None:
+            transposed = self._transposed(self._base.shape(key), a, b, embedded)
+        magnitude = parts.get("magnitude_vector")
+        if transposed is None or (magnitude is not None) != self._config.use_dora:
+            unmatched += parts.values()
+            return
+        if magnitude is not None and (transposed or len(self._base.shape(key)) != 2):
+            raise InputError(
+                f"{self.path}: DoRA on {module} (an embedding, a convolution or a Conv1D layer)"
+                " isn't read; merge the adapter with PEFT and give the result."
+            )
+        rank = self._adapter.shape(a)[0]
+        if rank not in {self._config.r, *(self._config.rank_pattern or {}).values()}:
+            raise InputError(
+                f"{self.path}: {a} has rank {rank}, which {CONFIG_FILE} doesn't have (r ="
+                f" {self._config.r}); copy both from one run."
+            )
+        scaling = self._config.scaling(module, rank)
+        change = changes.setdefault(key, _Change())
+        change.left, change.right, change.transposed = b, a, transposed
+        change.magnitude, change.scaling = magnitude, scaling
+        if "B.bias" in parts:
+            bias = base_keys.get(common_name(f"{module}.bias"))
+            if bias is None or self._base.shape(bias) != self._adapter.shape(parts["B.bias"]):
+                unmatched.append(parts["B.bias"])
+            else:
+                change = changes.setdefault(bias, _Change())
+                change.added, change.scaling = parts["B.bias"], scaling
+
+    def _transposed(self, shape: tuple[int, ...], a: str, b: str, embedded: bool) -> bool | None:
+        """Whether (B A)ᵀ is meant and not B A; None if neither has the weight's shape."""
+        shape_a, shape_b = self._adapter.shape(a), self._adapter.shape(b)
+        if not (len(shape_a) == len(shape_b) == len(shape) >= 2 and shape_b[1] == shape_a[0]):
+            return None
+        if math.prod(shape_b[2:]) != 1:
+            return None
+        plain = (shape_b[0], *shape_a[1:]) == shape
+        turned = len(shape) == 2 and (shape_a[1], shape_b[0]) == shape
+        if embedded:
+            return True if turned else None
+        if plain and turned:
+            return self._config.fan_in_fan_out
+        return turned if plain or turned else None
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter."""
+    return is_there(folder / CONFIG_FILE)
+
+
+def open_adapter(folder: Path, base: Checkpoint | None) -> LoraCheckpoint:
+    """Open a PEFT folder on its base.
+
+    Raises:
+        InputError: there is no base, a file is missing or damaged, or see `LoraCheckpoint`.
+    """
+    if base is None:
+        raise _no_base(folder)
+    config = _read_config(folder / CONFIG_FILE)
+    name = next((name for name in WEIGHT_FILES if is_there(folder / name)), None)
+    if name is None:
+        raise InputError(
+            f"{folder} has {CONFIG_FILE}, but neither of {', '.join(WEIGHT_FILES)}; copy the"
+            " adapter's weights too."
+        )
+    adapter = WEIGHT_FILES[name](folder / name)
+    files = [folder / name, folder / CONFIG_FILE]
+    return LoraCheckpoint(folder, adapter, sorted(adapter.keys()), config, files, base)
+
+
+def with_adapter(shards: FsdpCheckpoint, base: Checkpoint | None) -> Checkpoint:
+    """FSDP shards with the adapter merged that is among their tensors, if there is one.
+
+    The adapter's base is what the shards hold beside it, or, where they hold the adapter alone
+    (verl's `save_lora_only`), the given one.
+
+    Raises:
+        InputError: nothing says the adapter's alpha, there is no base, or see `LoraCheckpoint`.
+    """
+    adapter = [key for key in shards.keys() if _ADAPTER_KEY.search(key)]
+    if not adapter:
+        return shards
+    config_file = _shards_config(shards.path)
+    own = {_plain_name(key): key for key in shards.keys() if not _ADAPTER_KEY.search(key)}
+    if not own and base is None:
+        raise _no_base(shards.path)
+    files = [*shards.files(), config_file]
+    return LoraCheckpoint(
+        shards.path,
+        shards,
+        adapter,
+        _read_config(config_file),
+        files,
+        _Renamed(shards, own) if own else base,
+    )
+
+
+def _shards_config(folder: Path) -> Path:
+    """The file beside FSDP shards that says the rank and alpha of the adapter among them."""
+    choices = (folder / SHARDS_FOLDER / CONFIG_FILE, folder / SHARDS_META_FILE)
+    for file in choices:
+        if is_there(file):
+            return file
+    raise InputError(
+        f"{folder} holds LoRA adapters, but neither {SHARDS_FOLDER}/{CONFIG_FILE} (EasyR1) nor"
+        f" {SHARDS_META_FILE} (verl), which say their scaling. Copy it from the training run, or"
+        f' write {SHARDS_META_FILE} there with what the run was started with: {{"r": …,'
+        ' "lora_alpha": …}.'
+    )
+
+
+def _no_base(folder: Path) -> InputError:
+    return InputError(
+        f"{folder} is a LoRA adapter without its model; give it as an expert, with the model that"
+        " it was trained on as the base."
+    )
+
+
+def _plain_name(name: str) -> str:
+    """The name without what PEFT has put before it and into it."""
+    return _WRAPPERS.sub("", name.removeprefix(_PREFIX))
+
+
+def _read_config(file: Path) -> _Config:
+    content = read_json(file, "a configuration of PEFT")
+    try:
+        config = _Config.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise InputError(
+            f"{file}: {key} can't be {problem['input']!r} ({problem['msg']}); copy the file again."
+        ) from None
+    if config.peft_type != "LORA":
+        raise InputError(
+            f"{file}: adapters of type {config.peft_type} aren't read, only LORA; merge it with"
+            " PEFT and give the result."
+        )
+    used = [key for key in _NOT_READ if content.get(key)]
+    changes_base = str(config.init_lora_weights).lower().startswith(_CHANGES_THE_BASE)
+    if used or changes_base:
+        key = used[0] if used else "init_lora_weights"
+        raise InputError(
+            f"{file}: adapters with {key}: {content[key]!r} aren't W_0 + s · B A of the plain base,"
+            " and aren't read; merge it with PEFT and give the result."
+        )
+    for pattern in config.alpha_pattern or {}:
+        _check_pattern(pattern, file)
+    return config
+
+
+def _check_pattern(pattern: str, file: Path) -> None:
+    """A regular expression that can't take for ever on the name of a module."""
+    simple = len(re.findall(r"[*+{?]", pattern)) <= 3 and not _REPEATED_GROUP.search(pattern)
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError):
+        simple = False
+    if not simple or len(pattern) > 1000:
+        raise InputError(
+            f"{file}: alpha_pattern: {pattern[:100]!r} isn't a regular expression of a simple kind"
+            " (three repetitions at most, none of a group); write out the modules' names."
+        )

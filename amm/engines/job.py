@@ -1,0 +1,375 @@
+"""One merge: what is done with each tensor, in which blocks, and how one block is merged.
+
+Nothing here knows of files to write, threads or machines.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amm.checkpoints import Checkpoint, open_checkpoint
+from amm.checkpoints.keys import MERGEABLE, align
+from amm.checkpoints.writer import Entry
+from amm.config import MergeConfig, size_text
+from amm.diagnostics import LayerFigures, layer_figures
+from amm.engines.pages import MappedPages
+from amm.errors import InputError
+from amm.layers import is_linear
+from amm.methods import Method, get_method
+from amm.methods.registry import Place, SideFile
+from amm.settings import Settings
+
+BLOCK_ENTRIES = 2**18
+"""Entries of a block of an elementwise merge; a few task vectors of that size fit the cache."""
+
+BLOCK_MULTIPLE = 8
+"""All blocks of a tensor but the last have a multiple of so many entries: bits pack into bytes."""
+
+_MAPPED_SHARE = 4
+"""One part in so many of the ceiling is for the pages of mapped files."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is done with a tensor: a method with its settings, or, without one, the base's."""
+
+    name: str
+    method: Method | None = None
+    settings: Settings | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the tensor can't be merged in blocks."""
+        return self.method is not None and not self.method.elementwise
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a tensor; all of it where `rows` is None."""
+
+    name: str
+    rows: slice | None
+    start: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is read for a block.
+
+    Attributes:
+        base: W_0, the block's shape, in its stored dtype.
+        start: the same in the merging dtype.
+        task_vectors: τ_i = W_i − W_0, K × the block's shape, in the merging dtype; None where they
+            aren't needed.
+        moved: some task vector isn't zero.
+    """
+
+    base: Tensor
+    start: Tensor
+    task_vectors: Tensor | None
+    moved: bool
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged block, ready to be written.
+
+    Attributes:
+        weights: bytes in the saved dtype.
+        sides: bytes of each of the side file's tensors.
+        moved: some task vector isn't zero.
+        changed: entries that the merge moved, before rounding.
+        kept: how many of them still differ from the base after rounding.
+        layer: figures of a linear layer.
+    """
+
+    weights: np.ndarray
+    sides: tuple[np.ndarray, ...] = ()
+    moved: bool = False
+    changed: int = 0
+    kept: int = 0
+    layer: LayerFigures | None = None
+
+
+class Job:
+    """A merge whose checkpoints are open.
+
+    Args:
+        config: the merge.
+
+    Attributes:
+        base: the base's checkpoint.
+        experts: the experts'.
+        settings: the method's settings.
+        entries: the tensors of the output.
+        sides: tensor of the output → its tensors in the side file.
+        working_memory: bytes for the blocks that are being worked on.
+
+    Raises:
+        InputError: an input can't be read, doesn't fit the base, or needs more than `max_memory`.
+    """
+
+    def __init__(self, config: MergeConfig) -> None:
+        self.config = config
+        self.method = get_method(config.method)
+        self.settings = config.method_settings()
+        self.base = open_checkpoint(config.base)
+        self.experts = [open_checkpoint(path, self.base) for path in config.experts]
+        self.names = align(self.base, self.experts)
+        self.dtype: torch.dtype = getattr(torch, config.compute_dtype)
+        self.entries = [
+            Entry(key, self.base.shape(key), self._saved_dtype(key)) for key in self.base.keys()
+        ]
+        self._by_name = {entry.name: entry for entry in self.entries}
+        mapped = config.max_memory // _MAPPED_SHARE
+        self.working_memory = config.max_memory - mapped
+        files = [file for checkpoint in (self.base, *self.experts) for file in checkpoint.files()]
+        self._pages = MappedPages(files, mapped)
+        self._block_entries = self._fitting_entries()
+        self.sides = self._side_entries()
+        self._check_memory()
+
+    def entry(self, name: str) -> Entry:
+        """A tensor of the output."""
+        return self._by_name[name]
+
+    def rule(self, name: str) -> Rule:
+        """What is done with a tensor."""
+        if self.base.dtype(name) not in MERGEABLE:
+            return Rule("unchanged")
+        if self.method.tensors == "all" or is_linear(name, self.base.shape(name)):
+            return Rule(self.method.name, self.method, self.settings)
+        if self.settings.other_tensors == "base":
+            return Rule("base")
+        other = get_method(self.settings.other_tensors)
+        return Rule(other.name, other, other.settings())
+
+    def cost(self, name: str) -> float:
+        """About the work on a tensor, in operations; only the proportions matter."""
+        shape = self._by_name[name].shape
+        entries = math.prod(shape)
+        if not self.rule(name).whole:
+            return 1e2 * entries
+        rows, columns = shape
+        return 1e3 * entries * min(columns, 2 * len(self.experts) * rows)
+
+    def blocks(self, name: str) -> list[Block]:
+        """The blocks of a tensor, in order."""
+        shape = self._by_name[name].shape
+        if self.rule(name).whole:
+            return [Block(name, None, 0)]
+        return [
+            Block(name, rows, 0 if rows is None else rows.start * math.prod(shape[1:]))
+            for rows in row_blocks(shape, self._block_entries)
+        ]
+
+    def need(self, block: Block) -> int:
+        """Bytes that reading and merging a block takes, its mapped pages not included."""
+        entry = self._by_name[block.name]
+        if not self.rule(block.name).whole:
+            rows = 1 if block.rows is None else block.rows.stop - block.rows.start
+            return rows * math.prod(entry.shape[1:]) * self._bytes_per_entry
+        stack = (len(self.experts) + 2) * math.prod(entry.shape) * self.dtype.itemsize
+        if self.config.device != "cpu":
+            return stack
+        estimate = getattr(self.method, "memory", None) or self._usual_memory
+        return stack + estimate(entry.shape, len(self.experts))
+
+    def statistics(self, name: str) -> object:
+        """What the tensor's method needs to know of the whole tensor; None for most methods."""
+        rule = self.rule(name)
+        if rule.method is None or rule.method.statistics is None:
+            return None
+
+        def stream() -> Iterator[Tensor]:
+            for block in self.blocks(name):
+                vectors = self.read(block).task_vectors
+                yield vectors.to(self.config.device)
+
+        return rule.method.statistics(stream, rule.settings)
+
+    def read(self, block: Block) -> Inputs:
+        """Read a block of every model, and take the differences.
+
+        Raises:
+            InputError: a damaged file, entries that aren't finite, or, where a tensor can't be
+                merged, an expert whose tensor isn't the base's.
+        """
+        base = self._read(self.base, block.name, block.rows)
+        if self.rule(block.name).method is None:
+            if base.dtype not in MERGEABLE:
+                self._check_same(block, base)
+            elif not _is_finite(base):
+                raise InputError(_not_finite(self.base, block.name))
+            return Inputs(base, base, None, False)
+        start = base.to(self.dtype)
+        vectors = torch.empty(len(self.experts), *base.shape, dtype=self.dtype)
+        for vector, expert, names in zip(vectors, self.experts, self.names, strict=True):
+            vector.copy_(self._read(expert, names[block.name], block.rows)).sub_(start)
+        total = vectors.sum().item()
+        if not math.isfinite(total) and not torch.isfinite(vectors).all():
+            self._blame(block)
+        return Inputs(base, start, vectors, moved=total != 0 or bool(vectors.any()))
+
+    def merge(self, block: Block, inputs: Inputs, statistics: object = None) -> Merged:
+        """Merge a block, and round it once.
+
+        Raises:
+            InputError: the merged weights don't fit the saved dtype.
+        """
+        entry, rule = self._by_name[block.name], self.rule(block.name)
+        base, vectors = inputs.base, inputs.task_vectors
+        unmerged = base if base.dtype == entry.dtype else self._rounded(entry, base)
+        side = rule.method.side if rule.method is not None else None
+        if not inputs.moved:
+            still = () if side is None else (vectors, torch.zeros_like(vectors[0]))
+            return Merged(_bytes(unmerged), self._side_bytes(entry, side, *still))
+        vectors = vectors.to(self.config.device)
+        place = (Place(block.name, block.start, statistics),) if rule.method.place else ()
+        tau = rule.method.function(vectors, rule.settings, *place)
+        merged = self._rounded(entry, inputs.start + tau.cpu())
+        changed = tau.cpu().numpy() != 0
+        return Merged(
+            _bytes(merged),
+            self._side_bytes(entry, side, vectors, tau),
+            moved=True,
+            changed=int(np.count_nonzero(changed)),
+            kept=int(np.count_nonzero(changed & (_bits(merged) != _bits(unmerged)))),
+            layer=layer_figures(vectors, tau) if rule.whole else None,
+        )
+
+    @property
+    def _bytes_per_entry(self) -> int:
+        experts = len(self.experts)
+        return self.dtype.itemsize * (4 * experts + 4) + 8 * (experts + 2)
+
+    def _usual_memory(self, shape: Sequence[int], experts: int) -> int:
+        """For methods that don't say: copies of the task vectors, and their Gram matrices."""
+        entries, columns = math.prod(shape), shape[-1]
+        grams = (experts + 3) * columns**2 if columns <= experts * shape[0] else 0
+        return self.dtype.itemsize * ((4 * experts + 8) * entries + 2 * grams)
+
+    def _fitting_entries(self) -> int:
+        """Entries of a block such that every thread has one, and one more is being written."""
+        parallel = 2 * (torch.get_num_threads() + 1)
+        return min(BLOCK_ENTRIES, self.working_memory // (parallel * self._bytes_per_entry))
+
+    def _check_memory(self) -> None:
+        """Refuse a ceiling that the largest need is above."""
+        needs = {e: max(map(self.need, self.blocks(e.name)), default=0) for e in self.entries}
+        entry = max(needs, key=lambda entry: needs[entry], default=None)
+        if entry is not None and needs[entry] > self.working_memory:
+            ceiling = size_text(-(-needs[entry] * _MAPPED_SHARE // (_MAPPED_SHARE - 1)))
+            shape = "×".join(map(str, entry.shape))
+            raise InputError(
+                f"{entry.name} ({shape}) with {len(self.experts)} experts doesn't fit max_memory,"
+                f" {size_text(self.config.max_memory)}; set max_memory: {ceiling}"
+            )
+
+    def _side_entries(self) -> dict[str, list[Entry]]:
+        if self.method.side is None:
+            return {}
+        return {
+            entry.name: [
+                Entry(side.name, tuple(side.shape), side.dtype)
+                for side in self.method.side.entries(entry.name, entry.shape, len(self.experts))
+            ]
+            for entry in self.entries
+            if self.rule(entry.name).method is self.method
+        }
+
+    def _side_bytes(
+        self, entry: Entry, side: SideFile | None, *arguments: Tensor
+    ) -> tuple[np.ndarray, ...]:
+        if side is None:
+            return ()
+        tensors = side.tensors(*arguments, self.settings)
+        for planned, tensor in zip(self.sides[entry.name], tensors, strict=True):
+            if tensor.dtype != planned.dtype:
+                raise ValueError(
+                    f"{planned.name} is planned as {planned.dtype}, not {tensor.dtype}"
+                )
+        return tuple(map(_bytes, tensors))
+
+    def _read(self, checkpoint: Checkpoint, key: str, rows: slice | None) -> Tensor:
+        tensor = checkpoint.read(key, rows)
+        self._pages.count(tensor.nbytes)
+        return tensor
+
+    def _blame(self, block: Block) -> None:
+        """Say which input has entries that aren't finite."""
+        named = zip(self.experts, self.names, strict=True)
+        for checkpoint, key in [
+            (self.base, block.name),
+            *((expert, names[block.name]) for expert, names in named),
+        ]:
+            if not _is_finite(checkpoint.read(key, block.rows)):
+                raise InputError(_not_finite(checkpoint, key))
+        raise InputError(
+            f"{block.name}: differences from the base don't fit {self.dtype};"
+            " set compute_dtype: float64."
+        )
+
+    def _check_same(self, block: Block, base: Tensor) -> None:
+        for expert, names in zip(self.experts, self.names, strict=True):
+            key = names[block.name]
+            if not torch.equal(self._read(expert, key, block.rows), base):
+                raise InputError(
+                    f"{expert.path}: {key} differs from the base's and has dtype {base.dtype},"
+                    " which can't be merged; only floating-point weights of 16 bits and more can."
+                )
+
+    def _saved_dtype(self, name: str) -> torch.dtype:
+        stored = self.base.dtype(name)
+        if self.config.save_dtype is None or stored not in MERGEABLE:
+            return stored
+        return getattr(torch, self.config.save_dtype)
+
+    def _rounded(self, entry: Entry, values: Tensor) -> Tensor:
+        rounded = values.to(entry.dtype)
+        if not _is_finite(rounded):
+            raise InputError(
+                f"{entry.name}: the merged weights don't fit {entry.dtype} (they become infinite);"
+                " set save_dtype: float32, or a smaller scale."
+            )
+        return rounded
+
+
+def row_blocks(shape: Sequence[int], entries: int) -> list[slice | None]:
+    """Slices of the first dimension of at most about so many entries; [None] for a scalar.
+
+    All but the last have a multiple of `BLOCK_MULTIPLE` entries.
+    """
+    if not shape or 0 in shape:
+        return [None]
+    wanted = entries * shape[0] // math.prod(shape)
+    rows = max(BLOCK_MULTIPLE, wanted // BLOCK_MULTIPLE * BLOCK_MULTIPLE)
+    return [slice(at, min(at + rows, shape[0])) for at in range(0, shape[0], rows)]
+
+
+def _is_finite(values: Tensor) -> bool:
+    """In one quick pass: a sum with an infinity or NaN isn't finite; one that overflows is rare."""
+    return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
+
+
+def _bits(tensor: Tensor) -> np.ndarray:
+    """The entries as integers: NumPy knows no bfloat16, and torch compares many times slower."""
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.dtype.itemsize]
+    return tensor.view(integer).numpy()
+
+
+def _bytes(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _not_finite(checkpoint: Checkpoint, key: str) -> str:
+    return (
+        f"{checkpoint.path}: {key} has entries that aren't finite (NaN or infinite); use an earlier"
+        " checkpoint of that run."
+    )

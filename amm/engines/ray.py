@@ -1,0 +1,150 @@
+"""Spreads the tensors of a merge over a Ray cluster.
+
+Tasks read the inputs themselves, under the same paths as here, on whichever machine they run; what
+they merged comes back and is written here, through the same recorder as in a local merge. A task
+whose process dies is run again by Ray. Each has as many threads as a local merge would, so that the
+bytes are the same on processors of one kind.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amm.config import MergeConfig
+from amm.engines import UnfinishedError
+from amm.engines.job import Job, Merged
+from amm.engines.recorder import Recorder
+
+logger = logging.getLogger("amm")
+
+BATCH_BYTES = 2**26
+"""Tensors are put into one task up to so many bytes of output."""
+
+RETRIES = 3
+
+
+def run_ray(job: Job, names: Sequence[str], recorder: Recorder, threads: int) -> None:
+    """Merge tensors on a cluster and record them.
+
+    Args:
+        job: the merge.
+        names: the tensors.
+        recorder: gets the results.
+        threads: torch's, of each task.
+
+    Raises:
+        UnfinishedError: RAY_ADDRESS names no cluster, or a task's process died, and did so again
+            each time it was retried.
+    """
+    import ray
+
+    with _cluster(ray):
+        resources = {"num_cpus": threads, "num_gpus": int(job.config.device != "cpu")}
+        slots = max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+        task = ray.remote(_merge).options(max_retries=RETRIES, **resources)
+        config = _absolute(job.config).model_dump_json()
+        waiting = _batches(job, names)
+        running: dict[Any, list[str]] = {}
+        size = 0
+        batch = next(waiting, None)
+        while batch is not None or running:
+            while batch is not None and (
+                not running or (len(running) < 2 * slots and size + batch[1] < job.working_memory)
+            ):
+                running[task.remote(config, batch[0], threads)] = batch[0]
+                size += batch[1]
+                batch = next(waiting, None)
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            finished = running.pop(done)
+            for name, merged in zip(finished, _result(ray, done, finished), strict=True):
+                size -= _output_size(job, name)
+                for block in merged:
+                    recorder.add(name, block)
+
+
+@contextmanager
+def _cluster(ray: Any) -> Iterator[None]:
+    """A connection to the cluster: the caller's own, the one that runs, or a new one here."""
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(address=address or "auto", **quiet)
+    except ConnectionError as error:
+        if address:
+            raise UnfinishedError(
+                f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); correct it, or"
+                " unset it to start one here."
+            ) from None
+        logger.warning("no Ray cluster is running: one is started on this machine")
+        ray.init(address="local", include_dashboard=False, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _batches(job: Job, names: Sequence[str]) -> Iterator[tuple[list[str], int]]:
+    """Tensors for one task each, and the bytes of their output."""
+    batch: list[str] = []
+    size = 0
+    for name in names:
+        own = _output_size(job, name)
+        if batch and (job.rule(name).whole or size + own > BATCH_BYTES):
+            yield batch, size
+            batch, size = [], 0
+        batch.append(name)
+        size += own
+    if batch:
+        yield batch, size
+
+
+def _output_size(job: Job, name: str) -> int:
+    return job.entry(name).size + sum(side.size for side in job.sides.get(name, ()))
+
+
+def _result(ray: Any, done: Any, names: Sequence[str]) -> list[list[Merged]]:
+    try:
+        return ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, Exception) else error from None
+    except ray.exceptions.RayError as error:
+        raise UnfinishedError(
+            f"Ray gave up on {names[0]} after {RETRIES} retries: {str(error).splitlines()[0]}."
+        ) from None
+
+
+def _absolute(config: MergeConfig) -> MergeConfig:
+    def place(source: Path | str) -> Path | str:
+        return source.absolute() if isinstance(source, Path) else source
+
+    experts = tuple(map(place, config.experts))
+    return config.model_copy(update={"base": place(config.base), "experts": experts})
+
+
+def _merge(config: str, names: list[str], threads: int) -> list[list[Merged]]:
+    """Runs in a process of the cluster: the blocks of some tensors."""
+    job = _job(config)
+    results = []
+    for name in names:
+        torch.set_num_threads(threads if job.rule(name).whole else 1)
+        statistics = job.statistics(name)
+        blocks = job.blocks(name)
+        results.append([job.merge(block, job.read(block), statistics) for block in blocks])
+    return results
+
+
+@functools.lru_cache(maxsize=1)
+def _job(config: str) -> Job:
+    return Job(MergeConfig.model_validate(json.loads(config)))

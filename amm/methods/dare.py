@@ -1,0 +1,101 @@
+"""DARE (arXiv 2311.03099): drop entries of the task vectors at random, rescale the rest.
+
+    δ_i = m_i ⊙ τ_i / (1 − p),   m_i ~ Bernoulli(1 − p)                                      [V]
+    then   `sum`: τ = Σ δ_i (task arithmetic);   `ties`: elected signs and disjoint mean of the δ_i
+    W = W_0 + scale · τ
+
+These are mergekit's `dare_linear` without normalisation and `dare_ties`; TIES's trimming isn't
+applied, the drop takes its place.
+
+Whether an entry is dropped follows from the seed, the tensor's name, the expert's position in the
+list and the entry's index alone, by a counter-based generator (SplitMix64, Steele et al., OOPSLA
+2014): not from how a tensor is cut into blocks, nor from device or thread count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from amm.methods.registry import Place, register
+from amm.methods.ties import disjoint_mean
+from amm.settings import Settings
+
+_CHUNK = 2**18
+
+
+class DareSettings(Settings):
+    """Settings of DARE.
+
+    Attributes:
+        drop: p, the share of entries that is dropped; 0.9 of the paper's main experiments [V].
+        then: how the rest is merged.
+        scale: W = W_0 + scale · τ.
+        seed: of the drop.
+    """
+
+    drop: float = Field(0.9, ge=0, lt=1)
+    then: Literal["sum", "ties"] = "sum"
+    scale: float = 1.0
+    seed: int = 0
+
+
+@register("dare", settings=DareSettings, tensors="all", elementwise=True, place=True)
+def dare(task_vectors: Tensor, settings: DareSettings, place: Place) -> Tensor:
+    """DARE: drop a random share of each task vector, rescale the rest, add up or merge by TIES.
+
+    Args:
+        task_vectors: K × the block's shape, τ_i = W_i − W_0, float32 or float64.
+        settings: see `DareSettings`.
+        place: the tensor's name, and where in it the block starts.
+
+    Returns:
+        scale · τ, the block's shape.
+    """
+    thinned = torch.empty_like(task_vectors)
+    for expert, vector in enumerate(task_vectors):
+        key = stream_key(settings.seed, place.name, expert)
+        keep = torch.from_numpy(kept(key, place.start, vector.numel(), settings.drop))
+        keep = keep.view(vector.shape).to(vector.device)
+        thinned[expert] = torch.where(keep, vector / (1 - settings.drop), 0)
+    merged = disjoint_mean(thinned) if settings.then == "ties" else thinned.sum(dim=0)
+    return settings.scale * merged
+
+
+def stream_key(seed: int, name: str, expert: int) -> int:
+    """A 64-bit key for one expert's copy of one tensor."""
+    digest = hashlib.sha256(f"{seed}\n{expert}\n{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
+def kept(key: int, start: int, count: int, drop: float) -> npt.NDArray[np.bool_]:
+    """Which of the entries start … start + count − 1 are kept.
+
+    Args:
+        key: of the stream, below 2⁶⁴.
+        start: index of the first entry.
+        count: number of entries.
+        drop: probability of False, below 1.
+
+    Returns:
+        `count` booleans.
+    """
+    keep = np.empty(count, dtype=np.bool_)
+    bound = np.uint64(int(drop * 2**64))
+    for at in range(0, count, _CHUNK):
+        end = min(at + _CHUNK, count)
+        x = np.arange(start + at + 1, start + end + 1, dtype=np.uint64)
+        x *= np.uint64(0x9E3779B97F4A7C15)
+        x += np.uint64(key)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            x ^= x >> np.uint64(shift)
+            x *= np.uint64(factor)
+        x ^= x >> np.uint64(31)
+        np.greater_equal(x, bound, out=keep[at:end])
+    return keep

@@ -1,0 +1,92 @@
+"""OptMerge (arXiv 2505.19892): WUDI's loss on low-rank task vectors, from their mean, by SGD.
+
+    T_i      = τ_i truncated by SVD to rank ⌊min(out, in)/K⌋
+    minimise   Σ_i ‖(τ − T_i) T_iᵀ‖²_F / ‖τ_i‖²_F   from   τ = (1/K) Σ τ_i,
+    SGD, lr 1e-4, momentum 0.9, 300 steps;   W = W_0 + scale · τ
+
+Read in the authors' code for Qwen2-VL [V]: the rank, the untruncated norms and start, optimiser and
+steps; scale 1 unless searched; everything but the language model's linear layers left as in the
+base. Their code for InternVL differs (Adam from the sum, T_i from τ_i minus the mean, scale 0.1)
+and isn't here. A rank of 0 (K > min(out, in)) is taken as 1, and linear layers of a vision tower
+are merged like any other [ours].
+
+SGD with momentum on a quadratic loss multiplies the distance along each eigenvector of
+C = Σ T_iᵀT_i/‖τ_i‖² by a number that a scalar recursion gives, so one eigendecomposition replaces
+the 300 steps [D]. With the published lr it travels about 2λ · 0.3 of the way along an eigenvector
+of eigenvalue λ, and Σλ ≤ K: the result is close to the mean of the task vectors [D].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from amm.methods.closed_form import filtered, memory, shared_rank, thin_svd, travel
+from amm.methods.descent import full_precision, moved
+from amm.methods.registry import OtherTensors, register
+from amm.settings import Settings
+
+
+class OptMergeSettings(Settings):
+    """Settings of OptMerge.
+
+    Attributes:
+        steps: SGD steps [V].
+        lr: SGD's step [V]. The gradient is linear in the size of the deltas, so it means the same
+            for all.
+        momentum: SGD's momentum [V].
+        scale: W = W_0 + scale · τ; the paper searches 0.1 … 1.5 [V].
+        other_tensors: what is done with embeddings, heads, norms, biases and convolutions: `base`
+            [V], or `mean` or sum (`task_arithmetic`) of the task vectors.
+    """
+
+    steps: int = Field(300, ge=0)
+    lr: float = Field(1e-4, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    scale: float = 1.0
+    other_tensors: OtherTensors = "base"
+
+
+@register("optmerge", settings=OptMergeSettings, tensors="linear", memory=memory)
+@full_precision
+def optmerge(task_vectors: Tensor, settings: OptMergeSettings) -> Tensor:
+    """OptMerge: WUDI's loss on task vectors truncated by SVD, by SGD from their mean.
+
+    Args:
+        task_vectors: K × out × in, τ_i = W_i − W_0, float32 or float64. Zero ones are left out,
+            of the mean too.
+        settings: see `OptMergeSettings`.
+
+    Returns:
+        scale · τ, out × in; zero when every τ_i is.
+    """
+    vectors = moved(task_vectors)
+    if not len(vectors):
+        return torch.zeros_like(task_vectors[0])
+    rank = shared_rank(vectors)
+    start = vectors.mean(dim=0, dtype=torch.float64)
+
+    def terms() -> Iterable[tuple[Tensor, Tensor]]:
+        for vector in vectors:
+            vector = vector.double()
+            _, s, vh = thin_svd(vector, rank)
+            yield vector - start, s[:, None] * vh / vector.norm()
+
+    away = travel(terms(), (len(vectors) * rank, vectors.shape[2]), filtered(_sgd(settings)))
+    return (settings.scale * (start + away)).to(vectors.dtype)
+
+
+def _sgd(settings: OptMergeSettings) -> Callable[[Tensor], Tensor]:
+    """λ ↦ how far SGD gets from 0 on λy² − 2y, whose minimum is at 1/λ."""
+
+    def travelled(values: Tensor) -> Tensor:
+        at, velocity = torch.zeros_like(values), torch.zeros_like(values)
+        for _ in range(settings.steps):
+            velocity = settings.momentum * velocity + 2 * (values * at - 1)
+            at = at - settings.lr * velocity
+        return at
+
+    return travelled

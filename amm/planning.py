@@ -1,0 +1,504 @@
+"""What a merge would do, and whether it makes sense, before any of its work.
+
+Problems are what would make the merged model wrong; warnings are what its user should know.
+Thresholds [ours]: fine-tuning leaves cos(W_i, W_0) near 1 (‖τ_i‖/‖W_0‖ below 0.1), a model that
+was trained from other initial weights has cosine 0 (‖τ_i‖/‖W_0‖ = 1.4).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amm.checkpoints import Checkpoint, open_checkpoint
+from amm.checkpoints.fsdp import FsdpCheckpoint
+from amm.checkpoints.keys import (
+    EMBEDDING,
+    HEAD,
+    Difference,
+    align,
+    by_common_name,
+    differences,
+    same_tensor,
+)
+from amm.config import MergeConfig
+from amm.engines.job import Job
+from amm.errors import InputError
+from amm.layers import is_linear
+from amm.methods import Method
+from amm.methods.registry import Place
+from amm.settings import Settings, validated
+from amm.survey import Surveyed, group_of, kind_of, survey, total
+
+FOREIGN_COSINE = 0.5
+"""Below this cos(W_i, W_0) of some kind of linear layer, an expert isn't of this base."""
+
+FAR_RATIO = 0.3
+"""Above this ‖τ_i‖/‖W_0‖ of some kind of linear layer, an expert is worth a look."""
+
+CENTRE_RATIO = 0.8
+"""Another model is the centre if its summed squared distances are below this share of the base's.
+
+For K equal, unrelated deltas a swapped base has K/(2K − 1): 0.67 for two experts, 0.5 for many.
+"""
+
+UNRELATED = 0.35
+"""Deltas from a true base have cosines below this; deltas from one of the experts have 0.5."""
+
+SHARED_PART = 0.5
+"""Above this mean cosine between experts, they share a part that is counted K times in a sum."""
+
+PROBE_SIDE = 256
+"""Longest side of the small layer that a method is timed on."""
+
+
+@dataclass(frozen=True)
+class KindPlan:
+    """What is done with the tensors that differ in their layer number only.
+
+    Attributes:
+        kind: their name, with `*` for the number.
+        count: number of tensors.
+        shape: shape of the first; those of vision towers may vary.
+        entries: of all together.
+        rho: ρ = K · out / in, of linear layers.
+        rule: the method that merges them, `base` (left as it is), or `unchanged` (no expert moved
+            them, or their dtype can't be merged).
+        seconds: estimated computing time.
+    """
+
+    kind: str
+    count: int
+    shape: tuple[int, ...]
+    entries: int
+    rho: float | None
+    rule: str
+    seconds: float
+
+
+@dataclass
+class Plan:
+    """What a merge would do.
+
+    Attributes:
+        problems: what would make the result wrong; sentences.
+        warnings: what is worth knowing; sentences.
+        inputs: for each model, the base first: path, what was found, head.
+        differences: tensors whose names, shapes or dtypes don't fit.
+        kinds: what is done with each kind of tensor.
+        frozen: group → for each expert, (tensors that it left as they were, tensors).
+        deep: whether all entries were read, or a sample of each tensor.
+        memory: estimated bytes that the tensor with the largest need takes.
+        max_memory: the ceiling that was set, bytes.
+        disk_needed: bytes of the merged weights.
+        disk_free: bytes free where the output goes.
+        seconds: estimated computing time, without reading and writing.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    inputs: list[dict[str, str]] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    kinds: list[KindPlan] = field(default_factory=list)
+    frozen: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    deep: bool = False
+    memory: int = 0
+    max_memory: int = 0
+    disk_needed: int = 0
+    disk_free: int = 0
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing speaks against the merge."""
+        return not self.problems
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def plan(
+    base: str | Path,
+    experts: Sequence[str | Path],
+    *,
+    output: str | Path = "merged",
+    method: str = "amm",
+    parameters: Mapping[str, Any] | None = None,
+    save_dtype: str | None = None,
+    device: str = "cpu",
+    deep: bool = False,
+) -> Plan:
+    """Look at a merge before it is run; writes nothing.
+
+    Args:
+        base: see `amm.merge`, as for the others but the last.
+        experts: the experts.
+        output: where the merged model would go.
+        method: merge method.
+        parameters: settings of the method.
+        save_dtype: dtype of the merged weights.
+        device: where the method would run.
+        deep: read all weights, not a sample of each tensor.
+
+    Raises:
+        InputError: an input can't be read at all, or a setting is wrong.
+    """
+    values = {
+        "base": base,
+        "experts": experts,
+        "output": output,
+        "method": method,
+        "parameters": dict(parameters or {}),
+        "save_dtype": save_dtype,
+        "device": device,
+    }
+    return plan_config(validated(MergeConfig, values, "plan"), deep=deep)
+
+
+def plan_config(config: MergeConfig, *, deep: bool = False) -> Plan:
+    """Look at a validated merge; see `plan`."""
+    base = open_checkpoint(config.base)
+    experts = [open_checkpoint(path, base) for path in config.experts]
+    found = Plan(deep=deep, max_memory=config.max_memory)
+    found.inputs = [_input(checkpoint) for checkpoint in (base, *experts)]
+    found.differences = differences(base, experts)
+    _report_differences(found)
+    _compare_files(found, base, experts)
+
+    fit = not found.differences
+    names = align(base, experts) if fit else [_fitting(base, expert) for expert in experts]
+    surveyed = list(survey(base, experts, names, deep=deep))
+    _report_weights(found, surveyed, base, experts)
+    if fit:
+        _plan_work(found, surveyed, config)
+    return found
+
+
+def _input(checkpoint: Checkpoint) -> dict[str, str]:
+    return {
+        "path": str(checkpoint.path),
+        "found": checkpoint.describe(),
+        "head": _head(checkpoint),
+    }
+
+
+def _head(checkpoint: Checkpoint) -> str:
+    keys = by_common_name(checkpoint)
+    if HEAD not in keys:
+        return "tied to the embedding"
+    if EMBEDDING in keys and same_tensor(checkpoint, keys[HEAD], keys[EMBEDDING]):
+        return "stored, equal to the embedding"
+    return "its own"
+
+
+def _fitting(base: Checkpoint, expert: Checkpoint) -> dict[str, str]:
+    """The base's key → the expert's, where names and shapes agree."""
+    own, common = by_common_name(expert), by_common_name(base)
+    return {
+        key: own[name]
+        for name, key in common.items()
+        if name in own and expert.shape(own[name]) == base.shape(key)
+    }
+
+
+def _report_differences(found: Plan) -> None:
+    for expert, count in Counter(d.expert for d in found.differences).items():
+        found.problems.append(
+            f"{expert}: {count} tensors don't fit the base (see the table of differences); give an"
+            " expert that was trained from this base."
+        )
+
+
+def _compare_files(found: Plan, base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
+    mine, words = _architecture(base.files_folder), _vocabulary(base.files_folder)
+    for expert in experts:
+        theirs = _architecture(expert.files_folder)
+        for key in sorted(mine.keys() & theirs.keys()):
+            if mine[key] != theirs[key]:
+                found.problems.append(
+                    f"{expert.path}: its config.json has {key} {theirs[key]}, the base's"
+                    f" {mine[key]}; they aren't the same model."
+                )
+        others = _vocabulary(expert.files_folder)
+        if words is not None and others is not None and words != others:
+            found.warnings.append(
+                f"{expert.path}: its tokenizer.json maps words to other numbers than the base's;"
+                " the merged model gets the one of copy_files_from, by default the base's."
+            )
+
+
+def _json(folder: Path | None, name: str) -> Any:
+    if folder is None or not (folder / name).is_file():
+        return None
+    try:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def _architecture(folder: Path | None) -> dict[str, Any]:
+    config = _json(folder, "config.json")
+    if not isinstance(config, dict):
+        return {}
+    text = config.get("text_config")
+    both = {**(text if isinstance(text, dict) else {}), **config}
+    vocabulary = both.get("vocab_size")
+    values = {
+        "model_type": config.get("model_type"),
+        "architectures": config.get("architectures"),
+        "vocab_size": vocabulary,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _vocabulary(folder: Path | None) -> Any:
+    tokenizer = _json(folder, "tokenizer.json")
+    if not isinstance(tokenizer, dict) or not isinstance(tokenizer.get("model"), dict):
+        return None
+    added = [
+        (token.get("id"), token.get("content"))
+        for token in tokenizer.get("added_tokens", [])
+        if isinstance(token, dict)
+    ]
+    return tokenizer["model"].get("vocab"), tokenizer["model"].get("merges"), added
+
+
+def _report_weights(
+    found: Plan, surveyed: Sequence[Surveyed], base: Checkpoint, experts: Sequence[Checkpoint]
+) -> None:
+    for tensor in surveyed:
+        if not tensor.products.finite:
+            found.problems.append(
+                f"{tensor.name} has entries that aren't finite (NaN or infinite), in the base or in"
+                " an expert; use an earlier checkpoint of that run."
+            )
+    sound = [tensor for tensor in surveyed if tensor.products.finite]
+    if not sound:
+        return
+    groups: dict[str, list[Surveyed]] = defaultdict(list)
+    for tensor in sound:
+        groups[group_of(tensor.name)].append(tensor)
+    found.frozen = {
+        group: [(sum(t.frozen(i) for t in tensors), len(tensors)) for i in range(len(experts))]
+        for group, tensors in sorted(groups.items())
+    }
+    _report_distance(found, sound, experts)
+    _report_geometry(found, sound, base, experts)
+
+
+def _report_distance(
+    found: Plan, surveyed: Sequence[Surveyed], experts: Sequence[Checkpoint]
+) -> None:
+    kinds: dict[str, list[Surveyed]] = defaultdict(list)
+    for tensor in surveyed:
+        if tensor.linear:
+            kinds[kind_of(tensor.name)].append(tensor)
+    measured = {kind: total(t.products for t in tensors) for kind, tensors in kinds.items()}
+    for i, expert in enumerate(experts):
+        if not measured:
+            break
+        nearest = {kind: float(p.base_cosines[i]) for kind, p in measured.items()}
+        ratios = {kind: float(p.relative_norms[i]) for kind, p in measured.items()}
+        least, most = min(nearest, key=nearest.__getitem__), max(ratios, key=ratios.__getitem__)
+        if nearest[least] < FOREIGN_COSINE:
+            found.problems.append(
+                f"{expert.path}: {least} has cosine {nearest[least]:.2f} with the base's (‖τ‖ is"
+                f" {ratios[least]:.2g} ‖W_0‖), where fine-tuning leaves it near 1; it wasn't"
+                " trained from this base. Name the base that it was trained from."
+            )
+        elif ratios[most] > FAR_RATIO:
+            found.warnings.append(
+                f"{expert.path}: in {most} ‖τ‖ is {ratios[most]:.2g} ‖W_0‖, where fine-tuning stays"
+                " below 0.1; check that it was trained from this base."
+            )
+
+
+def _report_geometry(
+    found: Plan, surveyed: Sequence[Surveyed], base: Checkpoint, experts: Sequence[Checkpoint]
+) -> None:
+    everything = total(tensor.products for tensor in surveyed)
+    distances = everything.distances
+    seen = "" if found.deep else " in what was sampled"
+    for i, expert in enumerate(experts):
+        if distances[0, i + 1] == 0:
+            found.warnings.append(f"{expert.path} is identical to the base{seen}.")
+        for j in range(i):
+            scale = distances[0, 1:].max()
+            if 0 < scale and distances[i + 1, j + 1] <= 1e-12 * scale:
+                found.warnings.append(f"{expert.path} is identical to {experts[j].path}{seen}.")
+    centre = likely_base(distances)
+    if centre:
+        found.problems.append(
+            f"{experts[centre - 1].path} is nearer to all the other models than the base"
+            f" {base.path} is: the two may be swapped, or the experts were trained from a model"
+            " nearer to them than this base. Name the model that they were trained from as base."
+        )
+    elif len(experts) > 1:
+        off = everything.cosines[~torch.eye(len(experts), dtype=torch.bool)]
+        if off.mean() > SHARED_PART:
+            found.warnings.append(
+                f"the experts' task vectors have a mean cosine of {off.mean():.2f}: they share a"
+                " part that a sum counts several times. If they were trained from a common model"
+                " that was itself trained from this base, name that model as base."
+            )
+    if isinstance(base, FsdpCheckpoint):
+        plain = [str(e.path) for e in experts if not isinstance(e, FsdpCheckpoint)]
+        if plain:
+            found.warnings.append(
+                f"the base {base.path} is a checkpoint of a training run, and {', '.join(plain)}"
+                " isn't; check that base and expert aren't swapped."
+            )
+
+
+def likely_base(distances: torch.Tensor) -> int:
+    """Which of several models the others were trained from, by their distances.
+
+    Seen from the model that K ≥ 2 experts were trained from, the others lie in unrelated
+    directions, and it is the nearest to all. With one expert there is nothing to tell.
+
+    Args:
+        distances: ‖W_i − W_j‖², (K + 1) × (K + 1), the presumed base first.
+
+    Returns:
+        0 unless another model is clearly the centre; then its index.
+    """
+    sums = distances.sum(dim=1)
+    centre = int(sums.argmin())
+    if len(distances) < 3 or sums[centre] >= CENTRE_RATIO * sums[0]:
+        return 0
+    others = [i for i in range(len(distances)) if i != centre]
+    cosines = [
+        float(
+            (distances[centre, i] + distances[centre, j] - distances[i, j])
+            / (2 * (distances[centre, i] * distances[centre, j]).sqrt())
+        )
+        for i in others
+        for j in others
+        if i < j
+    ]
+    return centre if all(abs(cosine) < UNRELATED for cosine in cosines) else 0
+
+
+def _plan_work(found: Plan, surveyed: Sequence[Surveyed], config: MergeConfig) -> None:
+    try:
+        job = Job(config)
+    except InputError as error:
+        found.problems.append(str(error))
+        return
+    experts = len(job.experts)
+    still = {t.name for t in surveyed if all(t.frozen(i) for i in range(experts))}
+    kinds: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for entry in job.entries:
+        rule = "unchanged" if entry.name in still else job.rule(entry.name).name
+        kinds[kind_of(entry.name), rule].append(entry.name)
+    timer = _Timer(experts, config)
+    for (kind, rule), keys in kinds.items():
+        shapes = [job.base.shape(key) for key in keys]
+        does = job.rule(keys[0])
+        seconds = 0.0
+        if does.method is not None and rule != "unchanged":
+            seconds = sum(timer.seconds(does.method, does.settings, shape) for shape in shapes)
+        linear = is_linear(keys[0], shapes[0])
+        found.kinds.append(
+            KindPlan(
+                kind=kind,
+                count=len(keys),
+                shape=shapes[0],
+                entries=sum(math.prod(shape) for shape in shapes),
+                rho=experts * shapes[0][0] / shapes[0][1] if linear else None,
+                rule=rule,
+                seconds=seconds,
+            )
+        )
+    found.seconds = sum(kind.seconds for kind in found.kinds)
+    needs = [job.need(block) for entry in job.entries for block in job.blocks(entry.name)]
+    found.memory = max(needs, default=0)
+    _plan_disk(found, sum(entry.size for entry in job.entries), config.output)
+
+
+class _Timer:
+    """Estimates computing time from the method itself, run on small random tensors.
+
+    The work on an out × in matrix grows as out · in · min(in, 2K · out) (see
+    `amm.methods.descent`), that on other tensors as their entries; the machine is faster on the
+    large products of real layers than on the small ones of the probe, which is measured too.
+    """
+
+    def __init__(self, experts: int, config: MergeConfig) -> None:
+        self.experts = experts
+        self.device = torch.device(config.device)
+        self.dtype = getattr(torch, config.compute_dtype)
+        self.probes: dict[tuple[str, bool], float] = {}
+
+    def seconds(self, method: Method, settings: Settings, shape: tuple[int, ...]) -> float:
+        if method.elementwise or len(shape) != 2:
+            unit, work = (64, 4096), math.prod(shape)
+            return work * self._probe(method, settings, unit) / math.prod(unit)
+        out, columns = shape
+        shrink = min(1.0, PROBE_SIDE / max(shape))
+        unit = (max(8, round(out * shrink)), max(8, round(columns * shrink)))
+        speedup = self._gemm_speedup if shrink < 0.5 else 1.0
+        scale = self._operations(shape) / self._operations(unit) / speedup
+        return scale * self._probe(method, settings, unit)
+
+    def _operations(self, shape: tuple[int, ...]) -> float:
+        out, columns = shape
+        return out * columns * min(columns, 2 * self.experts * out)
+
+    def _probe(self, method: Method, settings: Settings, unit: tuple[int, int]) -> float:
+        key = (method.name, *unit)
+        if key not in self.probes:
+            generator = torch.Generator().manual_seed(0)
+            vectors = torch.randn(self.experts, *unit, generator=generator, dtype=self.dtype)
+            self.probes[key] = self._time(lambda: _call(method, settings, vectors.to(self.device)))
+        return self.probes[key]
+
+    def _time(self, work: Any) -> float:
+        start = time.perf_counter()
+        work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
+
+    @cached_property
+    def _gemm_speedup(self) -> float:
+        """How much faster a product of real size runs than one of the probe's, per operation."""
+        rates = []
+        for side, repeats in ((PROBE_SIDE, 64), (8 * PROBE_SIDE, 1)):
+            matrix = torch.ones(side, side, dtype=self.dtype, device=self.device)
+            self._time(lambda matrix=matrix: matrix @ matrix)
+            taken = self._time(lambda m=matrix, n=repeats: [m @ m for _ in range(n)])
+            rates.append(repeats * side**3 / taken)
+        return max(1.0, rates[1] / rates[0])
+
+
+def _call(method: Method, settings: Settings, vectors: torch.Tensor) -> torch.Tensor:
+    statistics = None
+    if method.statistics is not None:
+        statistics = method.statistics(lambda: iter([vectors]), settings)
+    if method.place:
+        return method.function(vectors, settings, Place("probe.weight", 0, statistics))
+    return method.function(vectors, settings)
+
+
+def _plan_disk(found: Plan, needed: int, output: Path) -> None:
+    folder = output.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    found.disk_needed, found.disk_free = needed, shutil.disk_usage(folder).free
+    if found.disk_free < needed:
+        found.problems.append(
+            f"{folder} has {found.disk_free:,} bytes free, and the merged weights need {needed:,};"
+            " name an output on another disk."
+        )

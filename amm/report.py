@@ -1,0 +1,298 @@
+"""What a merge leaves beside the weights: `provenance.json`, pictures, and a model card.
+
+The same inputs and settings give the same bytes: no dates, no paths but those that were given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import itertools
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amm._version import __version__
+from amm.checkpoints import Checkpoint
+from amm.diagnostics import NORM_RATIO_WARNING, LayerFigures
+from amm.figures import can_draw, draw_cosines, draw_losses, draw_norms, short_paths
+from amm.settings import Settings
+
+if TYPE_CHECKING:
+    from amm.checkpoints.writer import OutputFolder
+    from amm.config import MergeConfig
+    from amm.run import MergeResult
+
+PROVENANCE_FILE = "provenance.json"
+CARD_FILE = "README.md"
+PLOT_FILES = ("merge_loss.png", "merge_norms.png", "merge_cosines.png")
+REPORT_FILES = (PROVENANCE_FILE, CARD_FILE, *PLOT_FILES)
+"""All that is written here; files of the donor under these names are kept under others."""
+
+_HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(@\S+)?")
+_LICENSE_KEYS = ("license", "license_name", "license_link")
+
+
+def write_reports(
+    folder: OutputFolder,
+    *,
+    config: MergeConfig,
+    settings: Settings,
+    base: Checkpoint,
+    experts: Sequence[Checkpoint],
+    result: MergeResult,
+    hashes: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Write `provenance.json`, the pictures and the model card into an output folder.
+
+    A file of the donor with one of these names is kept as `README.base.md` and so on, and its own
+    such file, if any, as `README.base2.md`.
+
+    Args:
+        folder: the output, with all weights and the donor's files in place.
+        config: the merge.
+        settings: the method's settings.
+        base: the base.
+        experts: K experts.
+        result: what became of each tensor.
+        hashes: path of an input → its weight files → their sha256; empty if they weren't wanted.
+    """
+    donor = config.copy_files_from or base.files_folder
+    copied = {name: name for name in result.copied_files}
+    for name in REPORT_FILES:
+        kept = _keep_donors(folder, donor, name)
+        if kept is not None:
+            copied[name] = kept
+    plots = _plots(result, experts)
+    for name, data in plots.items():
+        folder.write_bytes(name, data)
+    provenance = {
+        "config": config.model_dump(mode="json", exclude={"output", "engine", "max_memory"})
+        | {"parameters": settings.model_dump(mode="json")},
+        "inputs": [
+            {
+                "path": str(given),
+                "found": checkpoint.describe(),
+                "sha256": dict(sorted(hashes.get(str(given), {}).items())),
+            }
+            for given, checkpoint in _inputs(config, base, experts)
+        ],
+        "versions": _versions(),
+        "donor": None if donor is None else str(donor),
+        "copied_files": copied,
+        "rounding_kept": result.rounding_kept,
+        "warnings": result.warnings,
+        "tensors": [asdict(tensor) for tensor in result.tensors],
+    }
+    folder.write_json(PROVENANCE_FILE, provenance)
+    card = model_card(provenance, _licence(donor), copied.get(CARD_FILE), list(plots))
+    folder.write_bytes(CARD_FILE, card.encode())
+
+
+def model_card(
+    provenance: Mapping[str, Any],
+    licence: Mapping[str, str],
+    donors_card: str | None,
+    plots: Sequence[str],
+) -> str:
+    """The text of the model card, with the Hub's metadata.
+
+    Args:
+        provenance: content of `provenance.json`.
+        licence: the donor's `license`, `license_name` and `license_link`, where it names them.
+        donors_card: name under which the donor's own card is kept, or None.
+        plots: names of the pictures.
+    """
+    config, inputs = provenance["config"], provenance["inputs"]
+    method = config["method"]
+    base, *experts = inputs
+    parts = [_front_matter(method, inputs, licence), f"# {_title(base['path'], method)}\n"]
+    parts.append(
+        f"{_name(base['path'])}, with {len(experts)} "
+        f"{'expert' if len(experts) == 1 else 'experts'} that were trained from it merged in by"
+        f" `{method}`, from weights alone (amm {provenance['versions']['amm']}).\n"
+    )
+    parts.append("## How to load it\n\nAs the base, from this folder or its name on the Hub:\n")
+    parts.append(
+        "```python\nfrom transformers import AutoConfig\nimport transformers\n\n"
+        'path = "."\nname = AutoConfig.from_pretrained(path).architectures[0]\n'
+        'model = getattr(transformers, name).from_pretrained(path, dtype="auto")\n```\n\n'
+        "```sh\nvllm serve .\n```\n"
+    )
+    parts.append("## What went in\n\n| | model | found | sha256 |\n|---|---|---|---|")
+    for number, model in enumerate(inputs):
+        role = f"expert {number}" if number else "base"
+        short = f"`{_digest(model['sha256'])}`" if model["sha256"] else "not computed"
+        parts.append(f"| {role} | `{_cell(model['path'])}` | {_cell(model['found'])} | {short} |")
+    parts.append(
+        "\nThe hash is that of all weight files' hashes, which `provenance.json` has.\n\n"
+        f"## Method\n\n`{method}`, with these settings:\n\n| setting | value |\n|---|---|"
+    )
+    shown = config["parameters"] | {
+        key: config[key] for key in ("compute_dtype", "save_dtype") if key in config
+    }
+    for key, value in shown.items():
+        parts.append(f"| `{key}` | {'as in the base' if value is None else _cell(str(value))} |")
+    parts.append("\n## Figures\n")
+    parts.append(_figures_table(provenance))
+    parts += [f"![{_ALT[name]}]({name})\n" for name in plots]
+    if not plots and any(tensor["layer"] for tensor in provenance["tensors"]):
+        parts.append("No pictures: matplotlib wasn't installed where this was merged.\n")
+    if provenance["warnings"]:
+        parts.append("## Warnings\n")
+        parts.append("\n".join(f"- {warning}" for warning in provenance["warnings"]) + "\n")
+    parts.append("## More\n\nEverything per layer, versions and hashes: `provenance.json`.")
+    if donors_card is not None:
+        parts.append(f"The card of the model that the other files are from: `{donors_card}`.")
+    return "\n".join(parts) + "\n"
+
+
+_ALT = {
+    "merge_loss.png": "Interference per linear layer before and after",
+    "merge_norms.png": "Norm of the merged task vector per linear layer",
+    "merge_cosines.png": "Cosine of the merged task vector with each expert's",
+}
+
+
+def _keep_donors(folder: OutputFolder, donor: Path | None, name: str) -> str | None:
+    """Keep the donor's file of one of our names under another; that name, None without one.
+
+    Read from the donor itself, not from the output, which an interrupted run may have left with
+    our file in its place.
+    """
+    written = folder.partial / name
+    written.unlink(missing_ok=True)
+    if donor is None or not (donor / name).is_file():
+        return None
+    stem, _, suffix = name.rpartition(".")
+    free = (f"{stem}.base{'' if n == 1 else n}.{suffix}" for n in itertools.count(1))
+    kept = next(candidate for candidate in free if not (donor / candidate).exists())
+    (folder.partial / kept).unlink(missing_ok=True)
+    folder.write_bytes(kept, (donor / name).read_bytes())
+    return kept
+
+
+def _plots(result: MergeResult, experts: Sequence[Checkpoint]) -> dict[str, bytes]:
+    layers = {tensor.name: tensor.layer for tensor in result.tensors if tensor.layer is not None}
+    if not layers or not can_draw():
+        return {}
+    names = short_paths([str(expert.path) for expert in experts])
+    drawn = (
+        draw_losses(
+            {name: layer.relative_losses[0] for name, layer in layers.items()},
+            {name: layer.relative_losses[1] for name, layer in layers.items()},
+        ),
+        draw_norms({n: layer.norm_ratio for n, layer in layers.items()}, NORM_RATIO_WARNING),
+        draw_cosines({n: _by_expert(layer) for n, layer in layers.items()}, names),
+    )
+    return dict(zip(PLOT_FILES, drawn, strict=True))
+
+
+def _by_expert(layer: LayerFigures) -> list[float]:
+    return [float("nan") if cosine is None else cosine for cosine in layer.cosines]
+
+
+def _inputs(
+    config: MergeConfig, base: Checkpoint, experts: Sequence[Checkpoint]
+) -> list[tuple[Any, Checkpoint]]:
+    return list(zip((config.base, *config.experts), (base, *experts), strict=True))
+
+
+def _versions() -> dict[str, str]:
+    libraries = ("torch", "safetensors", "numpy")
+    return {
+        "amm": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in libraries},
+    }
+
+
+def _licence(donor: Path | None) -> dict[str, str]:
+    """The licence that the donor's card names in its metadata."""
+    import yaml
+
+    if donor is None or not (donor / CARD_FILE).is_file():
+        return {}
+    text = (donor / CARD_FILE).read_text(encoding="utf-8", errors="replace")
+    found = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+    try:
+        metadata = yaml.safe_load(found[1]) if found else None
+    except yaml.YAMLError:
+        return {}
+    if not isinstance(metadata, dict):
+        return {}
+    return {key: metadata[key] for key in _LICENSE_KEYS if isinstance(metadata.get(key), str)}
+
+
+def _front_matter(
+    method: str, inputs: Sequence[Mapping[str, Any]], licence: Mapping[str, str]
+) -> str:
+    import yaml
+
+    base, *experts = (model["path"] for model in inputs)
+    hub = [_name(path) for path in experts if _on_hub(path)]
+    tags = ["merge", "amm"] + ([method] if method != "amm" else [])
+    metadata = {
+        "library_name": "transformers",
+        "base_model": [_name(base), *hub],
+        "base_model_relation": "merge",
+        "tags": tags,
+        **licence,
+    }
+    text = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+    return f"---\n{text}---\n"
+
+
+def _on_hub(path: str) -> bool:
+    return _HUB_ID.fullmatch(path) is not None and not Path(path).exists()
+
+
+def _name(path: str) -> str:
+    """A Hub id without its revision; of a folder its own name."""
+    return path.partition("@")[0] if _on_hub(path) else Path(path).name
+
+
+def _title(base: str, method: str) -> str:
+    return f"{_name(base).rpartition('/')[2]}, merged with {method}"
+
+
+def _digest(hashes: Mapping[str, str]) -> str:
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:12]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _figures_table(provenance: Mapping[str, Any]) -> str:
+    tensors = provenance["tensors"]
+    rules: dict[str, int] = {}
+    for tensor in tensors:
+        rules[tensor["rule"]] = rules.get(tensor["rule"], 0) + 1
+    rows = [("tensors", ", ".join(f"{count} {rule}" for rule, count in sorted(rules.items())))]
+    layers = [LayerFigures(**tensor["layer"]) for tensor in tensors if tensor["layer"]]
+    if layers:
+        unit = sum(norm**2 for layer in layers for norm in layer.norms)
+        before = sum(layer.loss_before for layer in layers) / unit
+        after = sum(layer.loss_after for layer in layers) / unit
+        ratios = sorted(layer.norm_ratio for layer in layers)
+        middle = ratios[len(ratios) // 2]
+        rows += [
+            (
+                "interference Σ L_i / Σ ‖τ_i‖², sum of task vectors → merged",
+                f"{before:.3g} → {after:.3g}",
+            ),
+            (
+                "‖τ‖/‖Σ τ_i‖, least, median, most",
+                f"{ratios[0]:.2f}, {middle:.2f}, {ratios[-1]:.2f}",
+            ),
+        ]
+    kept = provenance["rounding_kept"]
+    if kept is not None:
+        rows.append(("changed entries that rounding kept", f"{kept:.1%}"))
+    lines = [f"| {name} | {value} |" for name, value in rows]
+    return "\n".join(["| | |", "|---|---|", *lines]) + "\n"

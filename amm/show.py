@@ -1,0 +1,194 @@
+"""What the commands print: tables for people, at 80 columns and more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from amm.checking import CheckResult
+from amm.figures import short_kinds, short_paths
+from amm.inspection import Figures, Inspection
+from amm.methods import Method
+from amm.planning import Plan
+from amm.survey import group_of
+
+SHOWN = 20
+WIDE = ("embedding", "head")
+MARKS = {True: ("ok", "green"), False: ("FAILED", "bold red"), None: ("not tried", "yellow")}
+
+
+def show_plan(plan: Plan, console: Console, *, everything: bool) -> None:
+    """Print a plan, with the first `SHOWN` differences or all of them."""
+    for number, model in enumerate(plan.inputs):
+        role = f"Expert {number}" if number else "Base"
+        console.print(Text.assemble((f"{role}: ", "bold"), model["path"]))
+        console.print(f"    {model['found']}; head: {model['head']}")
+    console.print()
+    if plan.differences:
+        _show_differences(plan, console, everything)
+    if plan.frozen:
+        _show_frozen(plan, console)
+    if plan.kinds:
+        _show_kinds(plan, console)
+        console.print(
+            f"Computing time: about {duration(plan.seconds)}, an estimate from small tensors;"
+            " reading and writing come on top."
+        )
+        console.print(
+            f"Memory: the largest tensor needs about {size(plan.memory)}; the ceiling max_memory is"
+            f" {size(plan.max_memory)}."
+        )
+        console.print(
+            f"Disk: {size(plan.disk_needed)} for the weights, {size(plan.disk_free)} free."
+        )
+    _show_sentences(console, plan.warnings, "Warning", "yellow")
+    _show_sentences(console, plan.problems, "Problem", "bold red")
+    if plan.ok:
+        console.print("Nothing speaks against this merge.", style="green")
+
+
+def show_check(result: CheckResult, console: Console) -> None:
+    """Print what was looked at."""
+    table = _table("", "check", "found")
+    for check in result.checks:
+        word, style = MARKS[check.ok]
+        table.add_row(Text(word, style), check.name, check.detail)
+    _print(console, str(result.output), table)
+
+
+def show_inspection(found: Inspection, console: Console, *, layers: bool) -> None:
+    """Print the figures of every kind of tensor, or of every tensor."""
+    rows = found.layers
+    if not layers:
+        rows = [kind for kind in found.kinds if kind.ranks or group_of(kind.name) in WIDE]
+    names = [row.name for row in rows] if layers else short_kinds([row.name for row in rows])
+    table = _table("tensor", *(f">{title}" for title in ("‖τ‖/‖W₀‖", "same", "same bf16", "rank")))
+    for title, figures in [("all", found.whole), *zip(names, rows, strict=True)]:
+        table.add_row(title, *_columns(figures))
+    experts = ", ".join(f"{i + 1} {name}" for i, name in enumerate(found.experts))
+    _print(console, f"Task vectors; a line for each expert: {experts}", table)
+    if not layers:
+        console.print("Norms, biases and other small tensors: --layers, --json.")
+    console.print(
+        "same: entries that equal the base's, and those that do once both are bf16."
+        "  rank: stable / effective, of linear layers."
+    )
+    if len(found.experts) > 1:
+        table = _table("cosine", *(f">{i + 1}" for i in range(len(found.experts))))
+        for i, row in enumerate(found.linear_cosines):
+            table.add_row(f"{i + 1} {found.experts[i]}", *(f"{value:.3f}" for value in row))
+        _print(console, "Between experts, all linear layers", table)
+
+
+def show_methods(methods: Sequence[Method], console: Console) -> None:
+    """Print the merge methods with their settings."""
+    table = _table("method", "tensors", "settings and their defaults")
+    for method in methods:
+        settings = [
+            f"{name}: {_value(field.default)}{_choices(field.annotation)}"
+            for name, field in method.settings.model_fields.items()
+        ]
+        table.add_row(method.name, method.tensors, "\n".join(settings) or "none")
+    console.print(table)
+
+
+def duration(seconds: float, *, short: bool = False) -> str:
+    """A time in words, of two digits at most: 3.5 hours, or 3.5 h."""
+    for unit, letter, length in (
+        ("days", "d", 86400),
+        ("hours", "h", 3600),
+        ("minutes", "min", 60),
+    ):
+        if seconds >= 2 * length:
+            return f"{_two_digits(seconds / length)} {letter if short else unit}"
+    return f"{_two_digits(max(seconds, 1))} {'s' if short else 'seconds'}"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units: 7.5 GB."""
+    for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
+        if count >= 10**power:
+            return f"{_two_digits(count / 10**power)} {unit}"
+    return f"{count} bytes"
+
+
+def _show_differences(plan: Plan, console: Console, everything: bool) -> None:
+    shown = plan.differences if everything else plan.differences[:SHOWN]
+    experts = sorted({difference.expert for difference in plan.differences})
+    short = dict(zip(experts, short_paths(experts), strict=True))
+    table = _table("expert", "tensor", "in the base", "in the expert")
+    for found in shown:
+        table.add_row(short[found.expert], found.key, found.in_base, found.in_expert)
+    _print(console, f"{len(plan.differences)} differences", table)
+    if len(shown) < len(plan.differences):
+        console.print(f"… {len(plan.differences) - len(shown)} more; --all shows them.")
+
+
+def _show_frozen(plan: Plan, console: Console) -> None:
+    table = _table("part", *(f">expert {i + 1}" for i in range(len(plan.inputs) - 1)))
+    for group, experts in plan.frozen.items():
+        cells = [f"{tensors - still} of {tensors}" for still, tensors in experts]
+        table.add_row(group, *cells)
+    read = "all entries were read" if plan.deep else "a sample of each was read; --deep reads all"
+    _print(console, f"Tensors that each expert moved ({read})", table)
+
+
+def _show_kinds(plan: Plan, console: Console) -> None:
+    table = _table("tensors", ">number", "shape", ">ρ", "becomes", ">time")
+    for kind, name in zip(plan.kinds, short_kinds([k.kind for k in plan.kinds]), strict=True):
+        rho = "" if kind.rho is None else f"{kind.rho:.2f}"
+        shape = "×".join(map(str, kind.shape))
+        time = duration(kind.seconds, short=True) if kind.seconds >= 1 else ""
+        table.add_row(name, str(kind.count), shape, rho, kind.rule, time)
+    _print(console, "What becomes of the tensors", table)
+
+
+def _show_sentences(console: Console, sentences: list[str], word: str, style: str) -> None:
+    for sentence in sentences:
+        console.print(Text.assemble((f"{word}: ", style), sentence))
+
+
+def _columns(figures: Figures) -> list[str]:
+    ranks = figures.ranks or [None] * len(figures.norms)
+    return [
+        "\n".join("" if norm is None else f"{norm:.1e}" for norm in figures.norms),
+        "\n".join(f"{value:.1%}" for value in figures.unchanged),
+        "\n".join(f"{value:.1%}" for value in figures.unchanged_bf16),
+        "\n".join("" if r is None else f"{r.stable:.1f} / {r.effective:.1f}" for r in ranks),
+    ]
+
+
+def _table(*titles: str) -> Table:
+    """A table; titles that begin with `>` are of columns that end at the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title in titles:
+        justify = "right" if title.startswith(">") else "left"
+        table.add_column(title.removeprefix(">"), justify=justify, overflow="fold")
+    return table
+
+
+def _print(console: Console, title: str, table: Table) -> None:
+    console.print(Text(title, "bold underline"))
+    console.print(table)
+    console.print()
+
+
+def _value(default: Any) -> str:
+    return "by the method" if default is None else str(default)
+
+
+def _choices(annotation: Any) -> str:
+    parts = [annotation, *get_args(annotation)]
+    literals = [str(v) for part in parts if get_origin(part) is Literal for v in get_args(part)]
+    return f" ({', '.join(literals)})" if literals else ""
+
+
+def _two_digits(value: float) -> str:
+    if value >= 10:
+        return f"{value:.0f}"
+    return f"{round(value, 1 - math.floor(math.log10(value))):g}" if value > 0 else "0"

@@ -1,0 +1,212 @@
+"""What the inputs' weights say about each other, tensor by tensor: norms, angles, what didn't move.
+
+All figures follow from inner products, so that a tensor is read once, in blocks of rows, and those
+of several tensors add up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from amm.checkpoints import Checkpoint
+from amm.checkpoints.keys import MERGEABLE, row_blocks
+from amm.layers import is_linear
+
+READ_ENTRIES = 2**21
+SAMPLE_PIECES = 4
+SAMPLE_ENTRIES = 2**16
+"""Entries that a sample reads of a tensor, in evenly spread pieces."""
+
+_GROUPS = (
+    ("head", r"(^|\.)lm_head\."),
+    ("embedding", r"(^|\.)(embed_tokens|wte)\."),
+    (
+        "merger",
+        r"(^|\.)(visual\.(.*\.)?\w*merger\w*|multi_modal_projector|connector|aligner|mlp1)\.",
+    ),
+    ("vision", r"(^|\.)(visual|vision_\w+|image_\w+)\."),
+)
+
+
+def group_of(name: str) -> str:
+    """The part of the model that a tensor belongs to.
+
+    Returns:
+        `head`, `embedding`, `merger` (what joins vision to language), `vision` or `language`.
+    """
+    return next((group for group, pattern in _GROUPS if re.search(pattern, name)), "language")
+
+
+def kind_of(name: str) -> str:
+    """A tensor's name with `*` for layer numbers: `model.layers.*.mlp.down_proj.weight`."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+
+
+def layer_of(name: str) -> int | None:
+    """The first layer number in a tensor's name, or None."""
+    found = re.search(r"\.(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
+@dataclass(frozen=True)
+class Products:
+    """Inner products and counts over the entries that were read, for K experts.
+
+    Attributes:
+        read: entries that were read of each model.
+        base: ‖W_0‖².
+        along: ⟨τ_i, W_0⟩, K.
+        gram: ⟨τ_i, τ_j⟩, K × K.
+        unchanged: entries with W_i = W_0 exactly, K.
+        unchanged_bf16: entries with W_i = W_0 after rounding both to bfloat16, K.
+    """
+
+    read: int
+    base: float
+    along: Tensor
+    gram: Tensor
+    unchanged: Tensor
+    unchanged_bf16: Tensor
+
+    def __add__(self, other: Products) -> Products:
+        mine, others = vars(self), vars(other)
+        return Products(**{name: mine[name] + others[name] for name in mine})
+
+    @property
+    def finite(self) -> bool:
+        """Whether no entry that was read is NaN or infinite."""
+        return bool(torch.isfinite(self.gram).all()) and self.base < float("inf")
+
+    @property
+    def norms(self) -> Tensor:
+        """‖τ_i‖, K."""
+        return self.gram.diagonal().sqrt()
+
+    @property
+    def relative_norms(self) -> Tensor:
+        """‖τ_i‖ / ‖W_0‖, K; infinite where only the base is zero."""
+        return (self.norms / self.base**0.5).nan_to_num(nan=0.0, posinf=float("inf"))
+
+    @property
+    def base_cosines(self) -> Tensor:
+        """cos(W_i, W_0), K; 1 where either is zero."""
+        experts = self.base + 2 * self.along + self.gram.diagonal()
+        cosines = (self.base + self.along) / (self.base * experts.clamp_min(0)).sqrt()
+        return cosines.nan_to_num(nan=1.0).clamp(-1, 1)
+
+    @property
+    def cosines(self) -> Tensor:
+        """cos(τ_i, τ_j), K × K; 0 where either is zero."""
+        return (self.gram / self.norms.outer(self.norms)).nan_to_num(nan=0.0).clamp(-1, 1)
+
+    @property
+    def distances(self) -> Tensor:
+        """‖W_i − W_j‖² between all models, the base first, (K + 1) × (K + 1)."""
+        count = len(self.gram) + 1
+        padded = self.gram.new_zeros(count, count)
+        padded[1:, 1:] = self.gram
+        squares = padded.diagonal()
+        return (squares[:, None] + squares[None] - 2 * padded).clamp_min(0)
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """One tensor's inner products.
+
+    Attributes:
+        name: its key in the base.
+        shape: of the whole tensor.
+        products: over what was read of it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    products: Products
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is the weight of a linear layer."""
+        return is_linear(self.name, self.shape)
+
+    def frozen(self, expert: int) -> bool:
+        """Whether the expert left all that was read as it was."""
+        return int(self.products.unchanged[expert]) == self.products.read
+
+
+def survey(
+    base: Checkpoint,
+    experts: Sequence[Checkpoint],
+    names: Sequence[Mapping[str, str]],
+    *,
+    deep: bool,
+) -> Iterator[Surveyed]:
+    """Compare the experts with the base, a tensor at a time.
+
+    Args:
+        base: the base.
+        experts: K experts.
+        names: for each expert, the base's key → its own, as `keys.align` returns them; tensors
+            that some expert lacks or has in another shape must be left out.
+        deep: read everything, not a sample of at most about `SAMPLE_ENTRIES` a tensor.
+
+    Yields:
+        One result for each tensor that can be merged, in the base's order.
+    """
+    for key in base.keys():
+        if base.dtype(key) not in MERGEABLE or not all(key in own for own in names):
+            continue
+        shape = base.shape(key)
+        parts = row_blocks(shape, READ_ENTRIES) if deep else sampled_rows(shape)
+        blocks = (
+            products(
+                base.read(key, rows),
+                [e.read(own[key], rows) for e, own in zip(experts, names, strict=True)],
+            )
+            for rows in parts
+        )
+        yield Surveyed(key, shape, total(blocks))
+
+
+def total(parts: Iterable[Products]) -> Products:
+    """Sum of what was measured on several parts, at least one."""
+    first, *rest = parts
+    for part in rest:
+        first = first + part
+    return first
+
+
+def products(base: Tensor, experts: Sequence[Tensor]) -> Products:
+    """Measure one tensor, or one block of it.
+
+    Args:
+        base: W_0, any floating dtype.
+        experts: K tensors W_i of its shape.
+    """
+    origin = base.float().flatten()
+    rows = torch.stack([origin, *(expert.float().flatten() - origin for expert in experts)])
+    inner = rows.double() @ rows.double().T
+    rounded = base.bfloat16()
+    return Products(
+        read=origin.numel(),
+        base=inner[0, 0].item(),
+        along=inner[0, 1:],
+        gram=inner[1:, 1:],
+        unchanged=origin.numel() - rows[1:].count_nonzero(dim=1),
+        unchanged_bf16=torch.stack([(e.bfloat16() == rounded).sum() for e in experts]),
+    )
+
+
+def sampled_rows(shape: Sequence[int], entries: int = SAMPLE_ENTRIES) -> list[slice | None]:
+    """Evenly spread slices of the first dimension with about so many entries together."""
+    size = torch.Size(shape).numel()
+    if not shape or size <= entries:
+        return [None]
+    rows = max(1, entries // SAMPLE_PIECES * shape[0] // size)
+    last = shape[0] - rows
+    starts = sorted({last * piece // (SAMPLE_PIECES - 1) for piece in range(SAMPLE_PIECES)})
+    return [slice(start, start + rows) for start in starts]

@@ -1,0 +1,45 @@
+"""What the tests of the merge methods share: task vectors, comparison, blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from amm.methods import Place, get_method
+from amm.settings import Settings
+
+shapes = st.sampled_from([(2, 3, 11), (3, 7, 5), (2, 6, 6), (3, 4, 12), (4, 1, 3)])
+"""K × out × in: fewer rows in all than columns, more, and square."""
+seeds = st.integers(0, 2**16)
+
+
+def draw(shape: tuple[int, ...], seed: int, rms: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return rms * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def close(actual: Tensor, expected: Tensor, relative: float = 1e-9) -> None:
+    assert actual.shape == expected.shape
+    difference = (actual - expected).double().norm()
+    assert difference <= relative * expected.double().norm(), difference / expected.norm()
+
+
+def in_blocks(
+    name: str, vectors: Tensor, settings: Settings, rows: int, tensor: str = "w"
+) -> Tensor:
+    """Merge a tensor as the engine does: statistics first, then blocks of so many rows."""
+    method = get_method(name)
+
+    def blocks() -> Iterator[Tensor]:
+        yield from vectors.split(rows, dim=1)
+
+    statistics = method.statistics(blocks, settings) if method.statistics else None
+    merged, start = [], 0
+    for block in blocks():
+        place = [Place(tensor, start, statistics)] if method.place else []
+        merged.append(method.function(block, settings, *place))
+        start += block[0].numel()
+    return torch.cat(merged)

@@ -1,0 +1,146 @@
+"""Whether `check` finds what is wrong with a merged model."""
+
+import json
+import sys
+
+import pytest
+import torch
+from pico_models import load_folder, run_python
+from safetensors.torch import load_file, save_file
+
+import amm
+from amm import loads
+
+
+@pytest.fixture
+def merged(pico, tmp_path, monkeypatch):
+    """A merged pico model in several files; libraries aren't tried on it, it has no real class."""
+    monkeypatch.setattr("amm.checking.try_loading", lambda library, folder: (None, "left out"))
+    amm.merge(*pico, output=tmp_path / "out", method="mean", max_shard_size=2000)
+    return tmp_path / "out"
+
+
+def results(output, base=None):
+    return {check.name: check for check in amm.check(output, base).checks}
+
+
+def change(folder, key, value):
+    """Replace a tensor (None: take it out) in the file that holds it."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    file = folder / index["weight_map"][key]
+    weights = load_file(file)
+    if value is None:
+        del weights[key]
+        del index["weight_map"][key]
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        weights[key] = value
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def test_a_merged_model_is_whole(merged):
+    result = amm.check(merged)
+    assert result.ok
+    assert [check.ok for check in result.checks] == [True] * 8 + [None] * 2
+    assert json.loads(json.dumps(result.as_dict()))["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "failed", "said"),
+    [
+        ("model.norm.weight", torch.ones(17).bfloat16(), "shapes", "model.norm.weight is (17,)"),
+        ("model.norm.weight", torch.ones(16), "dtypes", "model.norm.weight is float32"),
+        ("model.norm.weight", torch.full((16,), torch.nan).bfloat16(), "finite", "NaN"),
+        ("lm_head.weight", torch.ones(40, 16).bfloat16(), "head", "they differ"),
+    ],
+)
+def test_what_is_wrong_is_named(merged, key, value, failed, said):
+    if key == "lm_head.weight":
+        weights = load_folder(merged) | {key: value}
+        for file in merged.glob("model*"):
+            file.unlink()
+        save_file(weights, merged / "model.safetensors", metadata={"format": "pt"})
+    else:
+        change(merged, key, value)
+    found = results(merged)
+    assert found[failed].ok is False and said in found[failed].detail
+    assert not amm.check(merged).ok
+
+
+def test_a_missing_tensor_and_a_wrong_size_are_found(merged):
+    change(merged, "model.norm.weight", None)
+    found = results(merged)
+    assert "model.norm.weight is missing" in found["names"].detail
+    assert "total_size" in found["index"].detail
+
+
+def test_a_tensor_outside_the_index_is_found(merged):
+    index = json.loads((merged / "model.safetensors.index.json").read_text())
+    del index["weight_map"]["model.norm.weight"]
+    (merged / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model.norm.weight of model-" in results(merged)["index"].detail
+
+
+def test_a_changed_file_is_found(merged):
+    (merged / "tokenizer.json").write_bytes(b"other")
+    found = results(merged)["other files"]
+    assert found.ok is False and "tokenizer.json" in found.detail
+
+
+def test_a_saved_dtype_is_expected(pico, tmp_path, monkeypatch):
+    monkeypatch.setattr("amm.checking.try_loading", lambda library, folder: (None, "left out"))
+    amm.merge(*pico, output=tmp_path / "out", method="mean", save_dtype="float32")
+    assert results(tmp_path / "out")["dtypes"].ok
+
+
+def test_a_base_can_be_named_or_be_gone(merged, pico):
+    content = json.loads((merged / "provenance.json").read_text())
+    content["config"]["base"] = "gone/away/from/here"
+    (merged / "provenance.json").write_text(json.dumps(content))
+    assert results(merged)["names"].ok is None
+    assert results(merged, pico[0])["names"].ok is True
+    with pytest.raises(amm.InputError, match="nowhere"):
+        amm.check(merged, "nowhere")
+
+
+def test_unreadable_weights_fail(merged):
+    next(iter(sorted(merged.glob("*.safetensors")))).write_bytes(b"damaged")
+    result = amm.check(merged)
+    assert not result.ok and result.checks[0].name == "weights"
+
+
+def test_a_library_that_is_not_installed_or_broken_is_not_tried(tmp_path, monkeypatch):
+    assert loads.try_loading("no_such_library", tmp_path) == (
+        None,
+        "no_such_library isn't installed here",
+    )
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    ok, said = loads.try_loading("json", tmp_path)
+    assert ok is None and "can't be used here" in said
+
+
+TRANSFORMERS = """
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from amm.loads import in_transformers
+config = Qwen2Config(
+    vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+    num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
+)
+Qwen2ForCausalLM(config).save_pretrained(sys.argv[1])
+print(in_transformers(sys.argv[1]))
+file = Path(sys.argv[1], "model.safetensors")
+weights = load_file(file)
+weights["model.layers.0.mlp.other.weight"] = weights.pop("model.layers.0.mlp.up_proj.weight")
+save_file(weights, file, metadata={"format": "pt"})
+print(in_transformers(sys.argv[1]))
+"""
+
+
+def test_transformers_takes_its_own_model_and_not_one_with_a_renamed_tensor(tmp_path):
+    pytest.importorskip("transformers")
+    whole, renamed = run_python(TRANSFORMERS, tmp_path / "model").splitlines()[-2:]
+    assert whole.startswith("(True") and "Qwen2ForCausalLM" in whole
+    assert renamed.startswith("(False") and "1 missing (model.layers.0.mlp.up_proj" in renamed
+    assert "1 unexpected (model.layers.0.mlp.other" in renamed

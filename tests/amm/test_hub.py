@@ -1,0 +1,91 @@
+"""Models of the Hugging Face Hub, from a cache made by hand: nothing is downloaded."""
+
+import pytest
+import torch
+from pico_models import save_folder
+
+from amm.checkpoints import open_checkpoint
+from amm.checkpoints.hub import local_folder
+from amm.errors import InputError
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+constants = pytest.importorskip("huggingface_hub.constants")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """An offline Hub, whose cache has acme/pico at `main` and at `v1`."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = tmp_path / "hub" / "models--acme--pico"
+    snapshot = save_folder(model / "snapshots" / COMMIT, {"w": torch.ones(2)})
+    (model / "blobs").mkdir()
+    (snapshot / "model.safetensors").rename(model / "blobs" / "0a1b")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/0a1b")
+    (model / "refs").mkdir()
+    for name in ("main", "v1"):
+        (model / "refs" / name).write_text(COMMIT)
+    return snapshot
+
+
+@pytest.mark.parametrize("name", ["acme/pico", "acme/pico@v1", f"acme/pico@{COMMIT}"])
+def test_a_model_is_found_by_its_name(offline, name):
+    checkpoint = open_checkpoint(name)
+    assert checkpoint.path == checkpoint.files_folder == offline
+    assert torch.equal(checkpoint.read("w"), torch.ones(2))
+
+
+@pytest.mark.parametrize("name", ["acme/other", "acme/pico@v2"])
+def test_what_the_cache_lacks_is_an_error_offline(offline, name):
+    with pytest.raises(InputError, match=f"{name} doesn't exist here, and .*HF_HUB_OFFLINE"):
+        open_checkpoint(name)
+
+
+def test_a_folder_of_that_name_comes_first(offline, tmp_path):
+    local = save_folder(tmp_path / "here" / "acme" / "pico", {"w": torch.zeros(2)})
+    assert torch.equal(open_checkpoint("acme/pico").read("w"), torch.zeros(2))
+    assert local_folder("acme/pico").absolute() == local
+
+
+@pytest.mark.parametrize("path", ["/no/such", "no", "a/b/c", "./a/b", "../b", "~/no-such"])
+def test_paths_that_can_not_be_names_are_not_looked_up(monkeypatch, path):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("asked"))
+    with pytest.raises(InputError, match="doesn't exist; check the path"):
+        open_checkpoint(path)
+
+
+def test_safetensors_and_text_files_are_asked_for_and_no_pickles_or_code(monkeypatch, tmp_path):
+    save_folder(tmp_path / "downloaded", {"w": torch.ones(2)})
+    asked = {}
+
+    def download(repository, **arguments):
+        asked.update(arguments, repository=repository)
+        return str(tmp_path / "downloaded")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    open_checkpoint("acme/pico@v1")
+    assert asked["repository"] == "acme/pico" and asked["revision"] == "v1"
+    files = ["model.safetensors", "config.json", "merges.txt", "chat_template.jinja", "README.md"]
+    unwanted = ["pytorch_model.bin", "model.py", "x.pt", "onnx/model.safetensors"]
+    chosen = huggingface_hub.utils.filter_repo_objects(
+        files + unwanted,
+        allow_patterns=asked["allow_patterns"],
+        ignore_patterns=asked["ignore_patterns"],
+    )
+    assert list(chosen) == files
+
+
+def test_a_failed_download_says_why(monkeypatch):
+    def download(*arguments, **options):
+        raise ConnectionError("no route\nmore")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(InputError, match=r"Hub \(ConnectionError: no route\); check"):
+        open_checkpoint("acme/pico")

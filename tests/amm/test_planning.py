@@ -1,0 +1,172 @@
+"""What `plan` finds before a merge."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pico_models import SHAPES, load_folder, pico_weights, save_folder
+from safetensors.torch import save_file
+
+import amm
+from amm.planning import likely_base
+
+QUICK = {"parameters": {"steps": 2}}
+
+
+def edit(folder, **changes):
+    """Write a folder's weights again, with some replaced, added, or (None) taken away."""
+    weights = load_folder(folder) | {k.replace("/", "."): v for k, v in changes.items()}
+    kept = {k: v for k, v in weights.items() if v is not None}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_sound_merge_is_ok_and_nothing_is_written(pico, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    found = amm.plan(*pico, output=tmp_path / "out", **QUICK)
+    assert found.ok and not found.warnings and not found.differences
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_kinds_say_what_the_merge_then_does(pico, tmp_path):
+    found = amm.plan(*pico, output=tmp_path / "out", **QUICK)
+    result = amm.merge(*pico, output=tmp_path / "out", **QUICK)
+    planned = {kind.kind.replace("*", "0"): kind for kind in found.kinds}
+    assert {name: kind.rule for name, kind in planned.items()} == {
+        report.name: report.rule for report in result.tensors
+    }
+    for report in result.tensors:
+        if report.layer is not None:
+            assert planned[report.name].rho == pytest.approx(report.layer.rho)
+    assert found.disk_needed == sum(2 * torch.Size(shape).numel() for shape in SHAPES.values())
+    assert found.seconds > 0 and found.memory > 0
+
+
+def test_every_difference_is_listed_and_a_problem(pico):
+    base, experts = pico
+    gate = torch.zeros(2, 2)
+    edit(
+        experts[1],
+        **{"model/norm/weight": torch.ones(17), "model/layers/0/mlp/up_proj/weight": None},
+    )
+    edit(experts[1], extra=gate)
+    found = amm.plan(base, experts)
+    assert {(d.key, d.in_base, d.in_expert) for d in found.differences} == {
+        ("model.norm.weight", "16", "17"),
+        ("model.layers.0.mlp.up_proj.weight", "24×16", "missing"),
+        ("extra", "missing", "2×2"),
+    }
+    assert not found.ok and "3 tensors don't fit" in found.problems[0]
+    assert str(experts[1]) in found.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model_type", "llama"), ("architectures", ["Other"]), ("vocab_size", 41)],
+)
+def test_another_architecture_is_a_problem(pico, key, value):
+    base, experts = pico
+    ours = {"model_type": "qwen2", "architectures": ["Mine"], "vocab_size": 40}
+    (base / "config.json").write_text(json.dumps(ours))
+    (experts[0] / "config.json").write_text(json.dumps(ours | {key: value}))
+    (experts[1] / "config.json").write_text(json.dumps(ours))
+    found = amm.plan(base, experts, **QUICK)
+    (problem,) = found.problems
+    assert key in problem and str(value) in problem and str(experts[0]) in problem
+
+
+def test_another_tokenizer_is_a_warning_and_another_layout_of_it_is_not(pico):
+    base, experts = pico
+    words = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": []}
+    (base / "tokenizer.json").write_text(json.dumps(words))
+    (experts[0] / "tokenizer.json").write_text(json.dumps(words, indent=4))
+    (experts[1] / "tokenizer.json").write_text(
+        json.dumps({"model": {"vocab": {"b": 0, "a": 1}}, "added_tokens": []})
+    )
+    found = amm.plan(base, experts, **QUICK)
+    (warning,) = found.warnings
+    assert found.ok and str(experts[1]) in warning and "tokenizer" in warning
+
+
+def test_an_expert_of_other_initial_weights_is_a_problem(pico, tmp_path):
+    base, experts = pico
+    foreign = save_folder(tmp_path / "foreign", pico_weights(7))
+    found = amm.plan(base, [experts[0], foreign], **QUICK)
+    assert any(str(foreign) in p and "wasn't trained from this base" in p for p in found.problems)
+    assert not any(str(experts[0]) in problem.split(":")[0] for problem in found.problems)
+
+
+def test_a_far_expert_is_a_warning(pico, tmp_path):
+    base, experts = pico
+    weights, delta = load_folder(base), pico_weights(8, 0.4)
+    far = save_folder(tmp_path / "far", {k: weights[k].float() + delta[k] for k in weights})
+    found = amm.plan(base, [experts[0], far], **QUICK)
+    assert found.ok and any(str(far) in warning for warning in found.warnings)
+
+
+def test_swapped_base_and_expert_are_a_problem_that_names_both(pico):
+    base, experts = pico
+    found = amm.plan(experts[0], [base, experts[1]], **QUICK)
+    (problem,) = found.problems
+    assert str(base) in problem and str(experts[0]) in problem and "swapped" in problem
+
+
+@given(st.integers(2, 6), st.integers(0, 5), st.integers(0, 100))
+def test_the_centre_of_unrelated_experts_is_found_from_any_seat(count, seat, seed):
+    generator = torch.Generator().manual_seed(seed)
+    models = 1e-2 * torch.randn(count + 1, 4000, generator=generator, dtype=torch.float64)
+    models[0] = 0
+    seat %= count + 1
+    models[[0, seat]] = models[[seat, 0]]
+    assert likely_base(torch.cdist(models, models) ** 2) == seat
+
+
+def test_experts_of_a_common_ancestor_are_a_warning_not_a_swap(pico, tmp_path):
+    base, _ = pico
+    weights, shared = load_folder(base), pico_weights(3, 2e-2)
+    experts = [
+        save_folder(
+            tmp_path / f"child{seed}",
+            {k: weights[k].float() + shared[k] + pico_weights(seed, 1e-2)[k] for k in weights},
+        )
+        for seed in (4, 5, 6)
+    ]
+    found = amm.plan(base, experts, **QUICK)
+    assert found.ok and any("share a part" in warning for warning in found.warnings)
+
+
+def test_identical_inputs_are_warnings(pico):
+    base, experts = pico
+    found = amm.plan(base, [experts[0], experts[0], base], deep=True, **QUICK)
+    assert f"{experts[0]} is identical to {experts[0]}." in found.warnings
+    assert f"{base} is identical to the base." in found.warnings
+
+
+def test_frozen_parts_are_counted_by_expert(pico):
+    base, experts = pico
+    weights = load_folder(base)
+    edit(
+        experts[0], **{"visual/patch_embed/proj/weight": weights["visual.patch_embed.proj.weight"]}
+    )
+    found = amm.plan(base, experts, **QUICK)
+    assert found.frozen["vision"] == [(1, 1), (0, 1)]
+    assert found.frozen["language"] == [(0, 6), (0, 6)]
+
+
+def test_entries_that_are_not_finite_are_a_problem(pico):
+    base, experts = pico
+    edit(experts[0], **{"model/norm/weight": torch.full((16,), float("nan"))})
+    found = amm.plan(base, experts, **QUICK)
+    assert any("model.norm.weight" in p and "finite" in p for p in found.problems)
+
+
+def test_a_full_disk_is_a_problem(pico, monkeypatch):
+    monkeypatch.setattr("amm.planning.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    found = amm.plan(*pico, **QUICK)
+    assert any("10 bytes free" in problem for problem in found.problems)
+
+
+def test_everything_goes_into_json(pico):
+    content = json.loads(json.dumps(amm.plan(*pico, **QUICK).as_dict()))
+    assert content["ok"] is True and len(content["kinds"]) == len(SHAPES)

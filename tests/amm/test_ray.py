@@ -1,0 +1,76 @@
+"""Merging on a Ray cluster: the same bytes as here, also when a worker dies."""
+
+import filecmp
+import logging
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+import torch
+from pico_models import load_folder, save_folder
+
+import amm
+
+ray = pytest.importorskip("ray")
+
+FILES = ["model.safetensors", "provenance.json", "README.md"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+
+
+def kill_one_busy_worker(killed):
+    """Wait for a process that runs a task, and kill it."""
+    deadline = time.monotonic() + 60
+    while not killed and time.monotonic() < deadline:
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if "_merge" in process.cmdline()[0]:
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
+                    return
+            except (IndexError, psutil.Error):
+                continue
+        time.sleep(0.002)
+
+
+def test_a_cluster_of_which_a_worker_is_killed_gives_the_local_bytes(pico, tmp_path, cluster):
+    base, experts = pico
+    settings = {"parameters": {"steps": 2000}, "save_dtype": "float32"}
+    killed = []
+    killer = threading.Thread(target=kill_one_busy_worker, args=[killed])
+    killer.start()
+    result = amm.merge(base, experts, output=tmp_path / "ray", engine="ray", **settings)
+    killer.join()
+    assert killed, "no task was seen"
+    assert result.tensors == amm.merge(base, experts, output=tmp_path / "l", **settings).tensors
+    assert filecmp.cmpfiles(tmp_path / "ray", tmp_path / "l", FILES, False)[1:] == ([], [])
+
+
+def test_bad_input_is_the_same_error_as_here(pico, tmp_path, cluster):
+    base, experts = pico
+    weights = load_folder(experts[1])
+    weights["model.norm.weight"][3] = float("nan")
+    experts[1] = save_folder(tmp_path / "nan", weights)
+    with pytest.raises(amm.InputError, match="nan: model.norm.weight has entries that aren't"):
+        amm.merge(base, experts, output=tmp_path / "out", method="mean", engine="ray")
+    assert not (tmp_path / ".out.partial").exists()
+
+
+def test_large_tensors_are_merged_in_blocks_there_too(tmp_path, cluster):
+    weights = {
+        "model.embed_tokens.weight": torch.randn(3000, 256),
+        "model.norm.weight": torch.ones(8),
+    }
+    base = save_folder(tmp_path / "base", weights)
+    expert = save_folder(tmp_path / "expert", {k: v + 0.1 for k, v in weights.items()})
+    for engine in ("ray", "local"):
+        amm.merge(base, [expert], output=tmp_path / engine, method="mean", engine=engine)
+    assert filecmp.cmpfiles(tmp_path / "ray", tmp_path / "local", FILES, False)[1:] == ([], [])

@@ -1,0 +1,87 @@
+"""TIES against a loop written from the paper, and its thresholds against a full sort."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from method_cases import close, draw, in_blocks, seeds
+
+from amm.methods.ties import TiesSettings, disjoint_mean, thresholds
+
+densities = st.sampled_from([1e-3, 0.1, 0.2, 0.37, 0.5, 1.0])
+dtypes = st.sampled_from([torch.float32, torch.float64])
+
+
+def reference(vectors, density, scale=1.0):
+    """Entry by entry, in plain Python: trim by sorting, elect, average."""
+    flat = vectors.flatten(1).double().numpy()
+    trimmed = np.zeros_like(flat)
+    for row, kept in zip(flat, trimmed, strict=True):
+        count = max(1, int(density * len(row)))
+        last = sorted(abs(row), reverse=True)[count - 1]
+        for j, value in enumerate(row):
+            kept[j] = value if abs(value) >= last else 0
+    merged = []
+    for column in trimmed.T:
+        mass = sum(column)
+        agree = [value for value in column if value * mass > 0]
+        merged.append(scale * sum(agree) / len(agree) if agree else 0.0)
+    return torch.tensor(merged).view(vectors.shape[1:])
+
+
+@given(seeds, densities, dtypes, st.integers(1, 9))
+def test_is_the_papers_procedure_in_blocks_of_any_size(seed, density, dtype, rows):
+    vectors = draw((3, 9, 7), seed, 1e-3).to(dtype)
+    merged = in_blocks("ties", vectors, TiesSettings(density=density), rows)
+    close(merged.double(), reference(vectors, density), 1e-6)
+    assert torch.equal(merged, in_blocks("ties", vectors, TiesSettings(density=density), 9))
+
+
+@given(
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=60),
+    st.floats(0.01, 1.0),
+    dtypes,
+    st.integers(1, 20),
+)
+def test_thresholds_are_exact_for_all_floats(values, density, dtype, rows):
+    """Zeros, subnormals and equal magnitudes too; bit for bit."""
+    vectors = torch.tensor([values, values[::-1]], dtype=dtype)
+    found = thresholds(lambda: iter(vectors.split(rows, dim=1)), TiesSettings(density=density))
+    count = max(1, int(density * len(values)))
+    expected = vectors.abs().sort(dim=1, descending=True).values[:, count - 1]
+    assert torch.equal(found, expected) and found.dtype == dtype
+
+
+def test_equal_magnitudes_at_the_limit_are_all_kept():
+    vectors = torch.tensor([[3.0, -1.0, 1.0, 1.0, 0.5]])
+    merged = in_blocks("ties", vectors[:, :, None], TiesSettings(density=0.4), 2)[:, 0]
+    assert merged.tolist() == [3.0, -1.0, 1.0, 1.0, 0.0]
+
+
+def test_fewer_moved_entries_than_the_density_are_all_kept():
+    vectors = torch.tensor([[0.0, 2.0, 0.0, 0.0, 0.0]])
+    merged = in_blocks("ties", vectors[:, :, None], TiesSettings(density=0.8), 5)[:, 0]
+    assert merged.tolist() == [0.0, 2.0, 0.0, 0.0, 0.0]
+
+
+def test_opposite_entries_of_equal_size_cancel():
+    assert disjoint_mean(torch.tensor([[1.0, 2.0], [-1.0, 4.0]])).tolist() == [0.0, 3.0]
+
+
+def test_the_minority_sign_does_not_count():
+    """Mass elects, not the number of experts."""
+    assert disjoint_mean(torch.tensor([[-9.0], [2.0], [3.0]])).tolist() == [-9.0]
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 0), (2, 0, 3), (2, 1)])
+def test_scalars_and_empty_tensors(shape):
+    vectors = torch.full(shape, 2.0)
+    statistics = thresholds(lambda: iter([vectors]), TiesSettings())
+    assert statistics.tolist() == [2.0 if vectors.numel() else 0.0] * 2
+
+
+def test_scale_multiplies_the_task_vector():
+    vectors = draw((2, 6, 4), 0)
+    half = in_blocks("ties", vectors, TiesSettings(scale=0.5), 6)
+    assert torch.equal(half, 0.5 * in_blocks("ties", vectors, TiesSettings(), 6))
