@@ -132,15 +132,25 @@ class OutputFolder:
 
         Returns:
             The copied files' paths relative to it.
+
+        Raises:
+            InputError: a file is a link that leaves the folder, other than into the blobs of the
+                Hub's cache, or no ordinary file.
         """
-        copied = []
+        copied, home = [], donor.resolve()
+        homes = (home, home.parent.parent / "blobs")
         for folder, subfolders, names in os.walk(donor):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             for name in sorted(names):
                 if name.startswith(".") or name == REPORT_FILE or is_weight_file(name):
                     continue
                 source = Path(folder, name)
-                relative = source.relative_to(donor)
+                relative, real = source.relative_to(donor), source.resolve()
+                if not real.is_file() or not any(map(real.is_relative_to, homes)):
+                    raise InputError(
+                        f"{source} leads to {real}, which isn't an ordinary file of {donor} and"
+                        " isn't copied into a model; remove it, or name another copy_files_from."
+                    )
                 (self.partial / relative).parent.mkdir(parents=True, exist_ok=True)
                 with source.open("rb") as reader, (self.partial / relative).open("xb") as writer:
                     shutil.copyfileobj(reader, writer)

@@ -180,3 +180,26 @@ def test_two_merges_into_one_output_are_refused(tmp_path):
     with OutputFolder(tmp_path / "out"):
         with pytest.raises(InputError, match="another merge is writing"):
             OutputFolder(tmp_path / "out").__enter__()
+
+
+def test_a_link_out_of_the_donor_is_not_copied_into_the_model(tmp_path):
+    (tmp_path / "secret").write_text("private")
+    donor = tmp_path / "donor"
+    donor.mkdir()
+    (donor / "config.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="config.json leads to .*secret"):
+        with OutputFolder(tmp_path / "out") as folder:
+            folder.copy_files(donor)
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_into_the_blobs_of_the_hubs_cache_are_copied(tmp_path):
+    blobs, donor = tmp_path / "models--o--n/blobs", tmp_path / "models--o--n/snapshots/abc"
+    blobs.mkdir(parents=True)
+    donor.mkdir(parents=True)
+    (blobs / "123").write_bytes(b"{}")
+    (donor / "config.json").symlink_to("../../blobs/123")
+    with OutputFolder(tmp_path / "out") as folder:
+        assert folder.copy_files(donor) == ["config.json"]
+    assert (tmp_path / "out/config.json").read_bytes() == b"{}"
+    assert not (tmp_path / "out/config.json").is_symlink()
