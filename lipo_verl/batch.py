@@ -62,13 +62,12 @@ def token_advantages(
     """
     dtype = token_level_rewards.dtype
     summed_in = torch.promote_types(dtype, torch.float32)
-    with torch.no_grad():
-        advantages = response_mask.to(dtype, copy=True)
-        scores = token_level_rewards.sum(-1, dtype=summed_in).cpu().numpy()
-        lengths = advantages.sum(-1, dtype=summed_in).cpu().numpy()
-        truncated = _reaches(config.response_budget, advantages)
-        of_response, groups = estimate(scores, lengths, truncated, uids, config)
-        advantages.mul_(torch.from_numpy(of_response).to(advantages).unsqueeze(-1))
+    advantages = response_mask.detach().to(dtype, copy=True)
+    scores = token_level_rewards.detach().sum(-1, dtype=summed_in).cpu().numpy()
+    lengths = advantages.sum(-1, dtype=summed_in).cpu().numpy()
+    truncated = _reaches(config.response_budget, advantages)
+    of_response, groups = estimate(scores, lengths, truncated, uids, config)
+    advantages.mul_(torch.from_numpy(of_response[:, None]).to(advantages))
     return advantages, groups
 
 
