@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -317,10 +318,13 @@ def test_metrics_reach_console_file_tensorboard_and_wandb(monkeypatch, tmp_path,
     assert "lipo/sign_flips:" in capsys.readouterr().out
     (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
     assert json.loads(line)["data"].items() >= mine.items()
-    in_wandb = next(tmp_path.glob("wandb/offline-run-*/*.wandb")).read_bytes()
+    (wandb_file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 60  # wandb writes from a process of its own
+    while not all(key.encode() in wandb_file.read_bytes() for key in mine):
+        assert time.monotonic() < deadline, "wandb has not written the metrics"
+        time.sleep(0.2)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     for key, value in mine.items():
-        assert key.encode() in in_wandb
         (event,) = events.Scalars(key)
         assert (event.step, event.value) == (3, pytest.approx(value))
 
