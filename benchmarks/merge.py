@@ -239,10 +239,12 @@ def measured(command: list[str]) -> Usage:
         process = subprocess.Popen(command, stdout=printed, stderr=errors)
         watch = threading.Thread(target=lambda: peaks.extend(memory_peaks(process.pid, ended)))
         watch.start()
-        # Waits without reaping it, so that the watch never looks at another process's numbers.
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        ended.set()
-        watch.join()
+        try:
+            # Waits without reaping it, so that the watch never sees another process's numbers.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        finally:
+            ended.set()
+            watch.join()
         printed.seek(0)
         errors.seek(0)
         if process.wait() != 0:
@@ -492,6 +494,7 @@ def whole(options: argparse.Namespace, folder: Path, console: Console) -> None:
         "method": options.method,
         "device": options.device,
         "hash_inputs": options.hashes,
+        "max_memory": options.max_memory,
     }
     usage = measured(child("timed", task))
 
@@ -580,6 +583,7 @@ def main() -> None:
     model.add_argument("--device", default="cpu")
     model.add_argument("--format", default="shards", choices=("shards", "safetensors"))
     model.add_argument("--hashes", action=argparse.BooleanOptionalAction, default=True)
+    model.add_argument("--max-memory", default="4GB", help="amm's ceiling")
     model.set_defaults(run=whole)
     for command in (beside, model):
         command.add_argument("folder", type=Path, help="where the random checkpoints go, GBs")
