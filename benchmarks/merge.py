@@ -495,6 +495,7 @@ def whole(options: argparse.Namespace, folder: Path, console: Console) -> None:
         "device": options.device,
         "hash_inputs": options.hashes,
         "max_memory": options.max_memory,
+        "parameters": options.parameters,
     }
     usage = measured(child("timed", task))
 
@@ -580,6 +581,7 @@ def main() -> None:
     model.add_argument("--experts", type=int, default=3)
     model.add_argument("--layers", type=int, default=8, help="of the language model and the vision")
     model.add_argument("--method", default="mean", choices=method_names())
+    model.add_argument("--parameters", type=json.loads, default={}, metavar="JSON")
     model.add_argument("--device", default="cpu")
     model.add_argument("--format", default="shards", choices=("shards", "safetensors"))
     model.add_argument("--hashes", action=argparse.BooleanOptionalAction, default=True)
