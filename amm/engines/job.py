@@ -31,7 +31,7 @@ BLOCK_ENTRIES = 2**18
 BLOCK_MULTIPLE = 8
 """All blocks of a tensor but the last have a multiple of so many entries: bits pack into bytes."""
 
-_MAPPED_SHARE = 4
+_MAPPED_SHARE = 8
 """One part in so many of the ceiling is for the pages of mapped files."""
 
 

@@ -83,8 +83,8 @@ def frobenius_norms(task_vectors: Tensor) -> Tensor:
     Returns:
         K norms, float64.
     """
-    flat = task_vectors.flatten(1)
-    return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+    # One at a time: torch makes a float64 copy of its argument.
+    return torch.stack([torch.linalg.vector_norm(v, dtype=torch.float64) for v in task_vectors])
 
 
 def moved(task_vectors: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class Interference:
     rows together, products with the stacked task vectors, which never form an in × in matrix.
     Gram matrices are summed in float64 and rounded once: they square the condition number. They
     are kept where they take no more room than the task vectors do twice. Where they would take
-    more, C is summed anew for new weights, and so is Σ w_i E_i.
+    more, C is summed anew for new weights; Σ w_i E_i is there, and for many experts.
 
     Attributes:
         task_vectors: τ_i, K × out × in.
@@ -179,9 +179,10 @@ class Interference:
         if columns <= 2 * rows and not self.stacked:
             self.grams = task_vectors.new_empty(count, columns, columns)
             for i, vector in enumerate(task_vectors):
-                self.grams[i] = vector.double().T @ vector.double()
+                exact = vector.double()
+                self.grams[i] = exact.T @ exact
         self.pulls: Tensor | None = None
-        if self.stacked or self.grams is not None:
+        if self.stacked or (self.grams is not None and count <= FEW_EXPERTS):
             self.pulls = torch.empty_like(task_vectors)
             for i in range(count):
                 self.pulls[i] = self._pull(i)
@@ -343,14 +344,15 @@ def memory(shape: tuple[int, ...], experts: int) -> int:
         experts: K.
     """
     rows, columns = shape
-    layer, square = rows * columns, columns**2
-    total = 9 * layer + (experts * layer if experts <= FEW_EXPERTS else 0)
-    if columns > experts * rows:
-        total += experts * layer + 2 * (experts * rows) ** 2 + 2 * rows * experts * rows
+    layer, square, stacked = rows * columns, columns**2, experts * rows
+    each = experts * layer if experts <= FEW_EXPERTS else 0
+    total = 10 * layer + each
+    if columns > stacked:
+        total += experts * layer + 2 * stacked**2 + 2 * rows * stacked
     elif columns <= 2 * rows:
-        total += experts * (layer + square) + 2 * square + 2 * (2 * layer + square)
+        total += experts * square + each + 2 * square
     else:
-        total += 2 * square + 2 * layer + 8 * columns * _GRAM_BLOCK
+        total += 2 * square + 8 * columns * _GRAM_BLOCK
     return 4 * total
 
 
@@ -394,10 +396,12 @@ def descend(
     travelled = torch.zeros_like(start)
     first, second = torch.zeros_like(start), torch.zeros_like(start)
     per_field = max(refresh // stride, 1)
+    gradient = None
     with matmul_precision(precision):
         for evaluation, done in enumerate(range(0, steps, stride)):
             if evaluation % per_field == 0:
                 left = -(-(steps - done) // stride)
+                gradient = None  # the old one's matrices go before the new one's come
                 gradient = field(start + travelled, min(per_field, left))
             held = min(stride, steps - done)
             g = gradient(travelled)
