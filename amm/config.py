@@ -100,7 +100,7 @@ class MergeConfig(Settings):
     compute_dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
     engine: Literal["local", "ray"] = "local"
-    max_memory: Annotated[int, BeforeValidator(parse_size)] = 4 * 10**9
+    max_memory: Annotated[int, BeforeValidator(parse_size)] = 3_500_000_000
     hash_inputs: bool = True
     max_shard_size: Annotated[int, BeforeValidator(parse_size)] = 10**9
     copy_files_from: Folder | None = None

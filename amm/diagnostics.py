@@ -44,13 +44,13 @@ class LayerFigures:
         return self.loss_before / unit, self.loss_after / unit
 
 
-_ROWS = 1024
+_ROWS = 512
 """Rows of τ from which a loss is estimated at most: it is a sum over the rows."""
 
 
 @full_precision
 def layer_figures(task_vectors: Tensor, tau: Tensor) -> LayerFigures:
-    """Measure one merged linear layer. Losses of more than 1024 rows are estimates from so many.
+    """Measure one merged linear layer. Losses of more than 512 rows are estimates from so many.
 
     Args:
         task_vectors: τ_i, K × out × in; zero ones are left out, one at least isn't zero.

@@ -91,7 +91,7 @@ def merge(
     compute_dtype: str = "float32",
     device: str = "cpu",
     engine: str = "local",
-    max_memory: int | str = "4GB",
+    max_memory: int | str = "3.5GB",
     hash_inputs: bool = True,
     max_shard_size: int | str = "1GB",
     copy_files_from: str | Path | None = None,

@@ -585,7 +585,7 @@ def main() -> None:
     model.add_argument("--device", default="cpu")
     model.add_argument("--format", default="shards", choices=("shards", "safetensors"))
     model.add_argument("--hashes", action=argparse.BooleanOptionalAction, default=True)
-    model.add_argument("--max-memory", default="4GB", help="amm's ceiling")
+    model.add_argument("--max-memory", default="3.5GB", help="amm's ceiling")
     model.set_defaults(run=whole)
     for command in (beside, model):
         command.add_argument("folder", type=Path, help="where the random checkpoints go, GBs")

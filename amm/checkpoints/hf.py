@@ -60,6 +60,7 @@ class SafetensorsFile:
             raise InputError(
                 f"{file} isn't a whole safetensors file ({error}); download or copy it again."
             ) from None
+        self._views: dict[str, Tensor] = {}
         self._entries = {
             key: (entry["dtype"], tuple(entry["shape"]))
             for key, entry in header.items()
@@ -90,9 +91,10 @@ class SafetensorsFile:
 
     def read(self, key: str, rows: slice | None = None) -> Tensor:
         """A tensor, or rows of it: a view of the mapped file."""
-        if rows is None:
-            return self._handle.get_tensor(key)
-        return self._handle.get_slice(key)[rows]
+        if key not in self._views:
+            self._views[key] = self._handle.get_tensor(key)
+        view = self._views[key]
+        return view if rows is None else view[rows]
 
 
 @dataclass(frozen=True)

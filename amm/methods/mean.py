@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import torch
 from torch import Tensor
 
 from amm.methods.registry import register
@@ -26,4 +29,4 @@ def mean(task_vectors: Tensor, settings: MeanSettings) -> Tensor:
     Returns:
         What is added to the base, the tensor's shape.
     """
-    return task_vectors.mean(dim=0)
+    return functools.reduce(torch.add, task_vectors) / len(task_vectors)

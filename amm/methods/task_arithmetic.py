@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import torch
 from torch import Tensor
 
 from amm.methods.registry import register
@@ -29,4 +32,4 @@ def task_arithmetic(task_vectors: Tensor, settings: TaskArithmeticSettings) -> T
     Returns:
         What is added to the base, the tensor's shape.
     """
-    return settings.scale * task_vectors.sum(dim=0)
+    return settings.scale * functools.reduce(torch.add, task_vectors)

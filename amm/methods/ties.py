@@ -13,6 +13,11 @@ mergekit takes + there.
 
 from __future__ import annotations
 
+import functools
+import math
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -20,7 +25,10 @@ from torch import Tensor
 from amm.methods.registry import Blocks, Place, register
 from amm.settings import Settings
 
-_DIGIT = 16
+_SAMPLED = 61
+"""One entry in so many is sampled; prime, so that the sample is of all columns."""
+
+_Magnitudes = npt.NDArray[np.floating]
 
 
 class TiesSettings(Settings):
@@ -38,35 +46,95 @@ class TiesSettings(Settings):
 def thresholds(blocks: Blocks, settings: TiesSettings) -> Tensor:
     """For each expert the magnitude of the smallest entry that is kept: the ⌊density·n⌋-th largest.
 
-    Exact, and in memory for one block: a radix select over the bit patterns of the magnitudes,
-    whose order is that of the numbers; 16 bits, and one pass over the tensor, at a time.
+    Exact, and in little memory: a sample tells between which magnitudes it lies; in one more pass
+    over the tensor those above are counted and those between are collected (Floyd and Rivest,
+    1975). Where the sample misled, once more between wider ones.
 
     Args:
         blocks: starts a stream of K × block task vectors, float32 or float64.
         settings: the density.
 
     Returns:
-        K magnitudes, in the dtype and on the device of the blocks.
+        K magnitudes, in the dtype of the blocks, on the CPU.
     """
     first = next(blocks())
-    integers = torch.int32 if first.dtype == torch.float32 else torch.int64
-    chosen = torch.zeros(len(first), dtype=integers, device=first.device)
-    left: Tensor | None = None
-    for shift in range(8 * first.dtype.itemsize - _DIGIT, -1, -_DIGIT):
-        counts = torch.zeros(len(first), 2**_DIGIT, dtype=torch.int64, device=first.device)
+    dtype = np.dtype(str(first.dtype).removeprefix("torch."))
+    samples = [_Collected(dtype) for _ in first]
+    size = 0
+    for block in blocks():
+        for vector, sample in zip(block, samples, strict=True):
+            sample.add(_magnitudes(vector)[-size % _SAMPLED :: _SAMPLED])
+        size += block[0].numel()
+    found: list[float | None] = [None if size else 0.0] * len(samples)
+    count = max(1, int(settings.density * size))
+    middle = settings.density * len(samples[0])
+    margin = 2 + 4 * math.sqrt(middle * (1 - settings.density))
+    while None in found:
+        brackets = [
+            _Bracket(sample.largest(middle + margin, -1.0), sample.largest(middle - margin), dtype)
+            for sample in samples
+        ]
         for block in blocks():
-            for vector, prefix, count in zip(block, chosen, counts, strict=True):
-                bits = vector.abs().flatten().view(integers) >> shift
-                if left is not None:
-                    bits = bits[bits >> _DIGIT == prefix]
-                count += torch.bincount(bits & 2**_DIGIT - 1, minlength=2**_DIGIT)
-        if left is None:
-            left = (settings.density * counts.sum(dim=1)).long().clamp_min(1)
-        at_least = counts.flip(1).cumsum(1).flip(1)
-        digit = ((at_least >= left[:, None]).sum(dim=1) - 1).clamp_min(0)
-        left = left - (at_least - counts).gather(1, digit[:, None])[:, 0]
-        chosen = (chosen << _DIGIT) + digit.to(integers)
-    return chosen.view(first.dtype)
+            for vector, bracket in zip(block, brackets, strict=True):
+                bracket.add(_magnitudes(vector))
+        found = [bracket.largest(count) for bracket in brackets]
+        margin *= 16
+    return torch.tensor(found, dtype=first.dtype)
+
+
+def _magnitudes(vector: Tensor) -> _Magnitudes:
+    return vector.abs().flatten().cpu().numpy()
+
+
+class _Collected:
+    """Magnitudes in one growing piece of memory: many small ones would tear the heap to pieces."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self._dtype = dtype
+        self._bytes = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._bytes) // self._dtype.itemsize
+
+    def add(self, magnitudes: _Magnitudes) -> None:
+        self._bytes += magnitudes.tobytes()
+
+    def largest(self, rank: float, beyond: float = math.inf) -> float:
+        """The rank-th largest; `beyond` if there is no such one, infinity above the first."""
+        at = math.floor(rank)
+        if at < 1:
+            return math.inf
+        if at > len(self):
+            return beyond
+        return float(np.partition(np.frombuffer(self._bytes, self._dtype), -at)[-at])
+
+
+class _Bracket:
+    """Counts magnitudes at and above a bound and at a lower one, and collects those between."""
+
+    def __init__(self, low: float, high: float, dtype: np.dtype) -> None:
+        self._low, self._high = low, high
+        self._above = self._at_high = self._at_low = 0
+        self._between = _Collected(dtype)
+
+    def add(self, magnitudes: _Magnitudes) -> None:
+        self._above += np.count_nonzero(magnitudes > self._high)
+        self._at_high += np.count_nonzero(magnitudes == self._high)
+        if self._low < self._high:
+            self._at_low += np.count_nonzero(magnitudes == self._low)
+            self._between.add(magnitudes[(magnitudes > self._low) & (magnitudes < self._high)])
+
+    def largest(self, rank: int) -> float | None:
+        """The rank-th largest of all; None if it is outside the bounds."""
+        rank -= self._above
+        if rank <= 0:
+            return None
+        if rank <= self._at_high:
+            return self._high
+        rank -= self._at_high
+        if rank <= len(self._between):
+            return self._between.largest(rank)
+        return self._low if rank <= len(self._between) + self._at_low else None
 
 
 @register(
@@ -88,8 +156,10 @@ def ties(task_vectors: Tensor, settings: TiesSettings, place: Place) -> Tensor:
     Returns:
         scale · τ, the block's shape.
     """
-    smallest = place.statistics.view(-1, *[1] * (task_vectors.dim() - 1))
-    kept = torch.where(task_vectors.abs() >= smallest, task_vectors, 0)
+    below = torch.nextafter(place.statistics, torch.full_like(place.statistics, -1.0)).tolist()
+    kept = torch.empty_like(task_vectors)
+    for row, vector, bound in zip(kept, task_vectors, below, strict=True):
+        torch.hardshrink(vector, bound, out=row)
     return settings.scale * disjoint_mean(kept)
 
 
@@ -97,15 +167,16 @@ def disjoint_mean(vectors: Tensor) -> Tensor:
     """Entry by entry, the mean of those that have the sign of the sum.
 
     Args:
-        vectors: K × any shape.
+        vectors: K × any shape, float32 or float64.
 
     Returns:
         That shape; 0 where the sum is.
     """
-    sign = vectors.sum(dim=0, dtype=torch.float64).sign().to(vectors.dtype)
-    total, count = torch.zeros_like(sign), torch.zeros_like(sign)
-    for vector in vectors:
-        agrees = vector * sign > 0
-        total += torch.where(agrees, vector, 0)
-        count += agrees
-    return total / count.clamp_min(1)
+    mass = vectors[0].to(torch.float64, copy=True)
+    for vector in vectors[1:]:
+        mass += vector
+    sign = mass.sign_().to(vectors.dtype)
+    agreeing = (vectors * sign).relu_()
+    total = functools.reduce(torch.add, agreeing)
+    count = functools.reduce(torch.add, agreeing.sign())
+    return total.mul_(sign).div_(count.clamp_min_(1))

@@ -1,4 +1,6 @@
-"""The interference loss against autograd of its definition, in both of its forms."""
+"""The interference loss against autograd of its definition, in all of its forms."""
+
+from unittest import mock
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pico_models import run_python
 
+from amm.methods import descent
 from amm.methods.descent import (
     FEW_EVALUATIONS,
     Interference,
@@ -22,6 +25,7 @@ from amm.methods.descent import (
 WIDE, TALL, BETWEEN = (2, 3, 11), (3, 7, 5), (4, 3, 10)
 shapes = st.sampled_from([WIDE, TALL, BETWEEN, (1, 4, 4), (2, 1, 6)])
 seeds = st.integers(0, 2**16)
+limits = st.sampled_from([0, descent.GRAM_ENTRIES])
 
 
 def draw(shape, seed, dtype=torch.float64):
@@ -34,35 +38,43 @@ def naive_terms(tau, task_vectors):
     return torch.stack([((tau - t) @ t.T).square().sum() for t in task_vectors])
 
 
-def test_both_forms_are_covered():
-    assert Interference(draw(WIDE, 0)).stacked
-    assert Interference(draw(TALL, 0)).grams is not None
-    between = Interference(draw(BETWEEN, 0))
-    assert not between.stacked and between.grams is None
+def interference(vectors, entries=descent.GRAM_ENTRIES):
+    """A layer whose Gram matrices are kept if they have no more than so many entries."""
+    with mock.patch.object(descent, "GRAM_ENTRIES", entries):
+        return Interference(vectors)
 
 
-@given(shapes, seeds)
-def test_gradient_is_autograd_of_the_naive_loss(shape, seed):
+def test_all_forms_are_covered():
+    assert interference(draw(WIDE, 0)).stacked
+    assert not interference(draw(TALL, 0)).stacked
+    assert interference(draw(TALL, 0)).grams is not None
+    assert interference(draw(TALL, 0), 0).grams is None
+
+
+@given(shapes, seeds, limits)
+def test_gradient_is_autograd_of_the_naive_loss(shape, seed, limit):
     vectors, delta = draw(shape, seed), draw(shape[1:], seed + 1)
     weights = draw(shape[:1], seed + 2).abs()
-    layer = Interference(vectors)
+    layer = interference(vectors, limit)
     tau = (layer.start + delta).requires_grad_()
     (expected,) = torch.autograd.grad((weights * naive_terms(tau, vectors)).sum(), tau)
     torch.testing.assert_close(layer.gradient(weights)(delta), expected, rtol=1e-10, atol=1e-10)
 
 
-@given(shapes, seeds)
-def test_losses_are_the_naive_ones(shape, seed):
+@given(shapes, seeds, limits)
+def test_losses_are_the_naive_ones(shape, seed, limit):
     vectors, tau = draw(shape, seed), draw(shape[1:], seed + 1)
     expected = naive_terms(tau, vectors) / vectors.square().sum(dim=(1, 2))
-    torch.testing.assert_close(Interference(vectors).losses(tau), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        interference(vectors, limit).losses(tau), expected, rtol=1e-10, atol=1e-10
+    )
 
 
-@given(shapes, seeds)
-def test_curvature_is_a_product_with_the_weighted_grams(shape, seed):
+@given(shapes, seeds, limits)
+def test_curvature_is_a_product_with_the_weighted_grams(shape, seed, limit):
     vectors, x, weights = draw(shape, seed), draw(shape[1:], seed + 1), draw(shape[:1], seed + 2)
     expected = x @ sum(w * t.T @ t for w, t in zip(weights, vectors, strict=True))
-    actual = Interference(vectors).curvature(weights)(x)
+    actual = interference(vectors, limit).curvature(weights)(x)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -82,8 +94,9 @@ def test_adam_is_torchs(shape):
 
 @pytest.mark.parametrize("shape", [WIDE, TALL, BETWEEN])
 @pytest.mark.parametrize("factor", [1.0, 3.0])
-def test_rearranged_gradient_of_the_penalty_is_the_one_as_written(shape, factor):
-    layer = Interference(draw(shape, 1))
+@pytest.mark.parametrize("limit", [0, descent.GRAM_ENTRIES])
+def test_rearranged_gradient_of_the_penalty_is_the_one_as_written(shape, factor, limit):
+    layer = interference(draw(shape, 1), limit)
     weights, count = draw(shape[:1], 2).abs(), shape[0]
     off_span = OffSpan(factor, draw((count, count), 3))
     written, rearranged = (
@@ -93,6 +106,19 @@ def test_rearranged_gradient_of_the_penalty_is_the_one_as_written(shape, factor)
     for seed in range(4, 7):
         delta = draw(shape[1:], seed)
         torch.testing.assert_close(rearranged(delta), written(delta), rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(2, 30, 110), (3, 70, 50)])
+def test_medium_precision_rounds_factors_and_products_to_bf16_at_most(shape):
+    layer, x = Interference(draw(shape, 0).float()), draw(shape[1:], 1).float()
+    weights = draw(shape[:1], 2).abs().float()
+    products = []
+    for precision in ("highest", "medium"):
+        with descent.matmul_precision(precision):
+            times_c = layer.curvature(weights)
+            products.append((times_c(x), times_c.polynomial(1.0, 1e-3)(x), times_c.turned))
+    for exact, rounded in zip(*products, strict=True):
+        assert (exact - rounded).norm() < 2**-7 * exact.norm()
 
 
 def test_a_stride_holds_the_gradient_and_takes_as_many_steps():

@@ -53,6 +53,16 @@ def test_thresholds_are_exact_for_all_floats(values, density, dtype, rows):
     assert torch.equal(found, expected) and found.dtype == dtype
 
 
+@pytest.mark.parametrize("density", [0.01, 0.2, 0.9])
+@pytest.mark.parametrize("levels", [1, 3, 40, 10**6])
+def test_thresholds_are_exact_where_many_magnitudes_are_equal(levels, density):
+    vectors = (draw((2, 300, 200), 0).float() * levels).round() / levels
+    vectors[1] = vectors[1].flatten().sort().values.view(300, 200)  # a sample of it is misled
+    found = thresholds(lambda: iter(vectors.split(7, dim=1)), TiesSettings(density=density))
+    expected = vectors.abs().flatten(1).sort(dim=1, descending=True).values
+    assert torch.equal(found, expected[:, int(density * 60_000) - 1])
+
+
 def test_equal_magnitudes_at_the_limit_are_all_kept():
     vectors = torch.tensor([[3.0, -1.0, 1.0, 1.0, 0.5]])
     merged = in_blocks("ties", vectors[:, :, None], TiesSettings(density=0.4), 2)[:, 0]
