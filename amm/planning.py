@@ -12,12 +12,13 @@ import math
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from amm.checkpoints import Checkpoint, open_checkpoint
@@ -58,8 +59,8 @@ UNRELATED = 0.35
 SHARED_PART = 0.5
 """Above this mean cosine between experts, they share a part that is counted K times in a sum."""
 
-PROBE_SIDE = 256
-"""Longest side of the small layer that a method is timed on."""
+PROBE_SIDE = 384
+"""Shorter side of the small layer that a method is timed on."""
 
 
 @dataclass(frozen=True)
@@ -402,7 +403,7 @@ def _plan_work(found: Plan, surveyed: Sequence[Surveyed], config: MergeConfig) -
     for entry in job.entries:
         rule = "unchanged" if entry.name in still else job.rule(entry.name).name
         kinds[kind_of(entry.name), rule].append(entry.name)
-    timer = _Timer(experts, config)
+    timer = Timer(experts, config)
     for (kind, rule), keys in kinds.items():
         shapes = [job.base.shape(key) for key in keys]
         does = job.rule(keys[0])
@@ -427,12 +428,13 @@ def _plan_work(found: Plan, surveyed: Sequence[Surveyed], config: MergeConfig) -
     _plan_disk(found, sum(entry.size for entry in job.entries), config.output)
 
 
-class _Timer:
-    """Estimates computing time from the method itself, run on small random tensors.
+class Timer:
+    """Estimates computing time from the method itself, run on smaller random tensors.
 
-    The work on an out × in matrix grows as out · in · min(in, 2K · out) (see
-    `amm.methods.descent`), that on other tensors as their entries; the machine is faster on the
-    large products of real layers than on the small ones of the probe, which is measured too.
+    On an out × in matrix it takes a · entries + b · operations, where the operations grow as
+    out · in · min(in, 2K · out) (see `amm.methods.descent`): a and b follow from two sizes of the
+    same proportions, and b becomes smaller as products become larger, which is measured too. On
+    other tensors the time grows as their entries.
     """
 
     def __init__(self, experts: int, config: MergeConfig) -> None:
@@ -443,44 +445,60 @@ class _Timer:
 
     def seconds(self, method: Method, settings: Settings, shape: tuple[int, ...]) -> float:
         if method.elementwise or len(shape) != 2:
-            unit, work = (64, 4096), math.prod(shape)
-            return work * self._probe(method, settings, unit) / math.prod(unit)
-        out, columns = shape
-        shrink = min(1.0, PROBE_SIDE / max(shape))
-        unit = (max(8, round(out * shrink)), max(8, round(columns * shrink)))
-        speedup = self._gemm_speedup if shrink < 0.5 else 1.0
-        scale = self._operations(shape) / self._operations(unit) / speedup
-        return scale * self._probe(method, settings, unit)
+            unit = (64, 4096)
+            return math.prod(shape) * self.probe(method, settings, unit) / math.prod(unit)
+        if min(shape) <= PROBE_SIDE:
+            return self.probe(method, settings, shape)
+        small, large = (_scaled(shape, side / min(shape)) for side in (PROBE_SIDE // 2, PROBE_SIDE))
+        times = np.array([self.probe(method, settings, unit) for unit in (small, large)])
+        work = np.array([self._work(unit) for unit in (small, large)])
+        per_entry, per_operation = np.linalg.solve(work, times)
+        if per_operation < 0:
+            per_entry, per_operation = times[1] / work[1, 0], 0.0
+        elif per_entry < 0:
+            per_entry, per_operation = 0.0, times[1] / work[1, 1]
+        entries, operations = self._work(shape)
+        return float(per_entry * entries + per_operation * operations / self.gemm_speedup)
 
-    def _operations(self, shape: tuple[int, ...]) -> float:
+    def _work(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Entries and operations of a matrix."""
         out, columns = shape
-        return out * columns * min(columns, 2 * self.experts * out)
+        return out * columns, out * columns * min(columns, 2 * self.experts * out)
 
-    def _probe(self, method: Method, settings: Settings, unit: tuple[int, int]) -> float:
+    def probe(self, method: Method, settings: Settings, unit: tuple[int, int]) -> float:
+        """Seconds that the method takes on random task vectors of this shape."""
         key = (method.name, *unit)
         if key not in self.probes:
             generator = torch.Generator().manual_seed(0)
             vectors = torch.randn(self.experts, *unit, generator=generator, dtype=self.dtype)
-            self.probes[key] = self._time(lambda: _call(method, settings, vectors.to(self.device)))
+            vectors = vectors.to(self.device)
+            self.probes[key] = self._time(lambda: _call(method, settings, vectors))
         return self.probes[key]
 
-    def _time(self, work: Any) -> float:
-        start = time.perf_counter()
-        work()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter() - start
+    def _time(self, work: Callable[[], Any]) -> float:
+        """The shorter of two runs: the first one also loads libraries."""
+        taken = []
+        for _ in range(2):
+            start = time.perf_counter()
+            work()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            taken.append(time.perf_counter() - start)
+        return min(taken)
 
     @cached_property
-    def _gemm_speedup(self) -> float:
+    def gemm_speedup(self) -> float:
         """How much faster a product of real size runs than one of the probe's, per operation."""
         rates = []
-        for side, repeats in ((PROBE_SIDE, 64), (8 * PROBE_SIDE, 1)):
+        for side in (PROBE_SIDE, 4 * PROBE_SIDE):
             matrix = torch.ones(side, side, dtype=self.dtype, device=self.device)
-            self._time(lambda matrix=matrix: matrix @ matrix)
-            taken = self._time(lambda m=matrix, n=repeats: [m @ m for _ in range(n)])
-            rates.append(repeats * side**3 / taken)
+            rates.append(side**3 / self._time(lambda m=matrix: m @ m))
         return max(1.0, rates[1] / rates[0])
+
+
+def _scaled(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
+    rows, columns = shape
+    return round(rows * factor), round(columns * factor)
 
 
 def _call(method: Method, settings: Settings, vectors: torch.Tensor) -> torch.Tensor:

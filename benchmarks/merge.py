@@ -405,9 +405,10 @@ def peers(options: argparse.Namespace, folder: Path, console: Console) -> None:
     kept.mkdir()
     commands = contestants(folders, output, options)
     runs: dict[str, list[Usage]] = {name: [] for name in commands}
+    prepare = cool if options.cold else warm
     for turn in range(options.rounds):
         for name, command in commands.items():
-            warm([folder / "model.safetensors" for folder in folders])
+            prepare([folder / "model.safetensors" for folder in folders])
             runs[name].append(measured(command))
             console.print(f"round {turn + 1}: {name}, {runs[name][-1].seconds:.1f} s", style="dim")
             if turn == 0 and name != "floor":
@@ -553,6 +554,13 @@ def warm(files: list[Path]) -> None:
                 pass
 
 
+def cool(files: list[Path]) -> None:
+    """Let go of files in the page cache, so that they are read from the disk."""
+    for file in files:
+        with file.open("rb") as content:
+            os.posix_fadvise(content.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def clear(output: Path) -> None:
     """Remove what a merge or the floor wrote."""
     shutil.rmtree(output, ignore_errors=True)
@@ -576,6 +584,7 @@ def main() -> None:
     beside.add_argument("--methods", nargs="+", default=list(PEERS), choices=PEERS)
     beside.add_argument("--rounds", type=int, default=3)
     beside.add_argument("--layers", type=int, default=QWEN2_LAYERS)
+    beside.add_argument("--cold", action="store_true", help="read from the disk, not from memory")
     beside.set_defaults(run=peers)
     model = commands.add_parser("whole", help="a model shaped like Qwen2.5-VL-3B")
     model.add_argument("--experts", type=int, default=3)

@@ -25,7 +25,7 @@ from amm.methods import Method, get_method
 from amm.methods.registry import Place, SideFile
 from amm.settings import Settings
 
-BLOCK_ENTRIES = 2**16
+BLOCK_ENTRIES = 2**17
 """Entries of a block of an elementwise merge; a few task vectors of that size fit the cache."""
 
 BLOCK_MULTIPLE = 8

@@ -10,7 +10,9 @@ from pico_models import SHAPES, load_folder, pico_weights, save_folder
 from safetensors.torch import save_file
 
 import amm
-from amm.planning import likely_base
+from amm.config import MergeConfig
+from amm.methods import get_method
+from amm.planning import PROBE_SIDE, Timer, likely_base
 
 QUICK = {"parameters": {"steps": 2}}
 
@@ -41,6 +43,27 @@ def test_kinds_say_what_the_merge_then_does(pico, tmp_path):
             assert planned[report.name].rho == pytest.approx(report.layer.rho)
     assert found.disk_needed == sum(2 * torch.Size(shape).numel() for shape in SHAPES.values())
     assert found.seconds > 0 and found.memory > 0
+
+
+@pytest.mark.parametrize("shape", [(2048, 2048), (11008, 2048), (2048, 11008), (20, 3000)])
+@pytest.mark.parametrize(("per_entry", "per_operation"), [(3e-9, 2e-12), (0, 1e-12), (1e-9, 0)])
+def test_time_is_extrapolated_by_entries_and_operations(shape, per_entry, per_operation):
+    def taken(rows, columns):
+        entries = rows * columns
+        return entries * per_entry + entries * min(columns, 6 * rows) * per_operation
+
+    method, probed = get_method("amm"), []
+
+    class Modelled(Timer):
+        gemm_speedup = 1.0
+
+        def probe(self, method, settings, unit):
+            probed.append(unit)
+            return taken(*unit)
+
+    timer = Modelled(3, MergeConfig(base="b", experts=("e",), output="o"))
+    assert timer.seconds(method, method.settings(), shape) == pytest.approx(taken(*shape), rel=0.03)
+    assert all(min(unit) <= PROBE_SIDE for unit in probed)
 
 
 def test_every_difference_is_listed_and_a_problem(pico):
