@@ -140,6 +140,7 @@ def _rounds_factors(matrix: Tensor) -> bool:
         torch.get_float32_matmul_precision() == "medium"
         and matrix.dtype == torch.float32
         and matrix.device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
 
