@@ -46,6 +46,6 @@ $(VENV)/installed: pyproject.toml
 	if ! $$pip download --no-deps --dest $(VENV)/wheels torch==2.13.0+cpu >>$$log 2>&1; then \
 		echo "The package index has no torch 2.13.0+cpu: adding PyTorch's own, $(TORCH_INDEX)"; \
 		index="--extra-index-url $(TORCH_INDEX)"; fi; \
-	run $$pip install --find-links $(VENV)/wheels $$index --editable ".[cpu,quickstart,rewards,test]"
+	run $$pip install --find-links $(VENV)/wheels $$index --editable ".[cpu,quickstart,recipe,test]"
 	@rm -rf $(VENV)/wheels
 	@touch $@

@@ -33,11 +33,11 @@ from rich.progress import (
 from tokenizers.pre_tokenizers import ByteLevel
 from torch.nn.functional import cross_entropy
 
-from examples.quickstart.reward import compute_score
 from examples.quickstart.tasks import (
     CHARACTERS,
     IMAGE_SIZE,
     MAX_SENTENCES,
+    REWARDS,
     TASKS,
     Example,
     make_example,
@@ -45,6 +45,7 @@ from examples.quickstart.tasks import (
     worked_answer,
 )
 from lipo_verl.cpu import torch_extensions
+from lipo_verl.rewards.scoring import RewardConfig, score_response
 
 torch_extensions.install()  # before transformers imports torchvision
 
@@ -463,7 +464,7 @@ def measure(
         examples = [make_example(task, rng) for _ in range(count)]
         answers = sample(model, processor, examples)
         scores = [
-            compute_score(task, text, example.answer)
+            score_response(text, example.answer, REWARDS[task], RewardConfig())["score"]
             for (text, _), example in zip(answers, examples, strict=True)
         ]
         measured[task] = Measured(np.array(scores), np.array([length for _, length in answers]))

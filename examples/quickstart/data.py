@@ -4,7 +4,8 @@
 
 One row has the columns verl's ``RLHFDataset`` and reward manager look for: ``prompt`` (chat
 messages, ``<image>`` where the picture stands), ``images``, ``data_source``, ``reward_model`` and
-``extra_info``. The same seed writes the same rows.
+``extra_info``, where ``reward_task`` says how answers are scored. The same seed writes the same
+rows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from examples.quickstart.tasks import TASKS, make_example
+from examples.quickstart.tasks import REWARDS, TASKS, make_example
 
 
 def write_splits(
@@ -59,7 +60,12 @@ def _distinct_rows(task: str, count: int, seed: int) -> list[dict[str, Any]]:
             "images": [{"bytes": picture}],
             "ability": task,
             "reward_model": {"style": "rule", "ground_truth": example.answer},
-            "extra_info": {"task": task, "question": example.question, "answer": example.answer},
+            "extra_info": {
+                "task": task,
+                "question": example.question,
+                "answer": example.answer,
+                "reward_task": REWARDS[task],
+            },
         }
     return list(rows.values())
 

@@ -12,9 +12,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from examples.quickstart.files import write_whole
 from examples.quickstart.tasks import TASKS
 from examples.quickstart.train import curve
+from lipo_verl.evaluate.results import write_whole
 
 matplotlib.use("Agg")  # no screen is needed
 
@@ -34,7 +34,7 @@ MODELS = {
     "wudi": "WUDI",
     "amm": "AMM",
 }
-"""What is evaluated, by its file's name: the base, its experts, and the LIPO experts merged."""
+"""What is evaluated, by its folder's name: the base, its experts, and the LIPO experts merged."""
 
 
 def write(output: Path, settings: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ def write(output: Path, settings: dict[str, Any]) -> None:
     results = {
         "settings": settings,
         "models": {
-            name: json.loads((output / "evaluation" / f"{name}.json").read_text())
+            name: {task: _figures(output / "evaluation" / name / f"{task}.json") for task in TASKS}
             for name in MODELS
         },
         "training": {
@@ -71,6 +71,17 @@ def show(output: Path) -> None:
     console = Console()
     console.print(table)
     console.print(_comparison(results))
+
+
+def _figures(path: Path) -> dict[str, Any]:
+    """A model's figures on a task, from what ``lipo_verl.evaluate`` wrote."""
+    found = json.loads(path.read_text())
+    return {
+        "accuracy": found["accuracy"],
+        "mean_response_tokens": found["mean_tokens"],
+        "samples": found["questions"],
+        "truncated": found["truncated"],
+    }
 
 
 def _table(models: dict[str, Any]) -> list[list[str]]:

@@ -21,14 +21,16 @@ from pathlib import Path
 import amm
 from examples.quickstart import report
 from examples.quickstart.data import write_splits
-from examples.quickstart.files import write_whole
 from examples.quickstart.tasks import TASKS
 from examples.quickstart.train import Run, TrainingFailed, train
+from lipo_verl.evaluate.results import write_whole
 
 HERE = Path(__file__).parent
 BASE = HERE / "base_model"
 
 BASELINE_TASK = "math"
+BUDGET = 64
+"""Tokens of the longest answer, in training and in evaluation."""
 MERGE_METHODS = ("mean", "task_arithmetic", "wudi", "amm")
 
 
@@ -105,8 +107,10 @@ def _keep_settings(output: Path, settings: Settings) -> None:
 def _evaluate(models: list[Path], data: Path, output: Path, settings: Settings) -> None:
     """A process of its own: vLLM keeps hold of its memory, and of its log."""
     log = output / "evaluation.log"
-    arguments = ["--data", data, "--output", output / "evaluation", "--samples", settings.samples]
-    command = [sys.executable, "-m", "examples.quickstart.evaluate", *arguments, *models]
+    files = [f"{task}={data / task / 'val.parquet'}" for task in TASKS]
+    command = [sys.executable, "-m", "lipo_verl.evaluate", *models, "--data", *files]
+    command += ["--output", output / "evaluation", "--limit", settings.samples]
+    command += ["--temperature", 1, "--max-tokens", BUDGET, "--vllm", f"max_model_len={2 * BUDGET}"]
     with log.open("a") as errors:
         process = subprocess.run(
             [str(part) for part in command],

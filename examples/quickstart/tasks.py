@@ -22,6 +22,9 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 TASKS = ("math", "structure", "ocr")
+REWARDS = {"math": "exact", "structure": "exact", "ocr": "ocr"}
+"""How each task's answers are scored: a task of `lipo_verl.rewards`."""
+
 MAX_SENTENCES = 6
 IMAGE_SIZE = (
     84,

@@ -65,7 +65,6 @@ def train(run: Run, *, base: Path, data: Path, folder: Path) -> Path:
         f"actor_rollout_ref.model.path={base.resolve()}",
         f"data.train_files={(data / run.task / 'train.parquet').resolve()}",
         f"data.val_files={(data / run.task / 'val.parquet').resolve()}",
-        f"reward.custom_reward_function.path={(HERE / 'reward.py').resolve()}",
         f"algorithm.adv_estimator={run.estimator}",
         *(LIPO if run.estimator == "lipo" else ()),
         f"trainer.experiment_name={run.name}",

@@ -11,13 +11,12 @@ from examples.quickstart.tasks import TASKS
 @pytest.fixture
 def finished(tmp_path):
     """A folder as a finished run leaves it, with figures that are easy to check."""
-    (tmp_path / "evaluation").mkdir()
     for i, name in enumerate(report.MODELS):
-        figures = {
-            task: {"accuracy": 0.5 + 0.1 * j, "mean_response_tokens": 10.0 + i, "samples": 100}
-            for j, task in enumerate(TASKS)
-        }
-        (tmp_path / "evaluation" / f"{name}.json").write_text(json.dumps(figures))
+        folder = tmp_path / "evaluation" / name
+        folder.mkdir(parents=True)
+        for j, task in enumerate(TASKS):
+            figures = {"accuracy": 0.5 + 0.1 * j, "mean_tokens": 10.0 + i, "truncated": 0.25}
+            (folder / f"{task}.json").write_text(json.dumps(figures | {"questions": 100}))
     for name in ("grpo-math", "lipo-math"):
         folder = tmp_path / "train" / name
         folder.mkdir(parents=True)
@@ -36,6 +35,7 @@ def test_results_hold_every_model_every_task_and_the_curves(finished):
     for tasks in results["models"].values():
         assert list(tasks) == list(TASKS)
         assert all(figures["samples"] == 100 for figures in tasks.values())
+        assert all(figures["truncated"] == 0.25 for figures in tasks.values())
     assert results["training"]["lipo-math"] == [
         {"step": step, "response_tokens": 20.0, "reward": 0.9} for step in (1, 2)
     ]

@@ -1,32 +1,63 @@
-"""The quickstart's reward."""
+"""How the quickstart scores answers: lipo_verl.rewards, chosen by what its data says."""
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
 
 import pytest
+import yaml
+from rapidfuzz.distance import Levenshtein
 
-from examples.quickstart.reward import compute_score
+from examples.quickstart import tasks
+from examples.quickstart.tasks import MAX_SENTENCES, REWARDS, make_example, slip, worked_answer
+from lipo_verl.rewards.for_verl import compute_score
+
+
+def score(task: str, response: str, truth: str) -> float:
+    return compute_score(f"quickstart/{task}", response, truth, {"reward_task": REWARDS[task]})[
+        "score"
+    ]
 
 
 @pytest.mark.parametrize(
-    ("source", "response", "truth", "score"),
+    ("task", "response", "truth", "expected"),
     [
-        ("quickstart/math", "Answer: 26", "26", 1.0),
-        ("quickstart/math", "The width is 9. Answer: 26", "26", 1.0),
-        ("quickstart/math", "Answer:  26 \n", "26", 1.0),
-        ("quickstart/math", "Answer: 2", "26", 0.0),
-        ("quickstart/math", "26", "26", 0.0),
-        ("quickstart/math", "", "26", 0.0),
-        ("quickstart/math", "Answer: 26 Answer: 4", "26", 0.0),
-        ("quickstart/structure", "Answer: 4 Answer: red", "red", 1.0),
-        ("quickstart/structure", "Answer: red bar", "red", 0.0),
-        ("quickstart/ocr", "Answer: K7UX", "K7UX", 1.0),
-        ("quickstart/ocr", "Answer: K7U", "K7UX", 0.75),
-        ("quickstart/ocr", "Answer: 9999", "K7UX", 0.0),
-        ("quickstart/ocr", "Answer:", "K7UX", 0.0),
-        ("quickstart/ocr", "K7UX", "K7UX", 0.0),
+        ("math", "Answer: 26", "26", 1.0),
+        ("math", "The width is 9. Answer: 26", "26", 1.0),
+        ("math", "Answer:  26 \n", "26", 1.0),
+        ("math", "Answer: 2", "26", 0.0),
+        ("math", "26", "26", 0.0),
+        ("math", "", "26", 0.0),
+        ("math", "Answer: 26 Answer: 4", "26", 0.0),
+        ("structure", "Answer: 4 1 1 Answer: 4 1 2", "4 1 2", 1.0),
+        ("structure", "Answer: 4 1", "4 1 2", 0.0),
+        ("ocr", "Answer: K7UX", "K7UX", 1.0),
+        ("ocr", "Answer: K7U", "K7UX", 0.75),
+        ("ocr", "Answer: 9999", "K7UX", 0.0),
+        ("ocr", "Answer:", "K7UX", 0.0),
+        ("ocr", "K7UX", "K7UX", 0.0),
     ],
 )
-def test_score(source, response, truth, score):
-    result = compute_score(
-        data_source=source, solution_str=response, ground_truth=truth, extra_info={"index": 0}
-    )
-    assert isinstance(result, float)
-    assert result == pytest.approx(score)
+def test_score(task, response, truth, expected):
+    assert score(task, response, truth) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_worked_answers_are_right_and_slips_are_not(task):
+    rng = Random(f"reward {task}")
+    for _ in range(200):
+        example = make_example(task, rng)
+        wrong = replace(example, answer=slip(example, rng))
+        sentences = rng.randint(0, MAX_SENTENCES)
+        assert score(task, worked_answer(example, sentences, rng), example.answer) == 1
+        expected = (
+            Levenshtein.normalized_similarity(wrong.answer, example.answer) if task == "ocr" else 0
+        )
+        given = score(task, worked_answer(wrong, sentences, rng), example.answer)
+        assert given == pytest.approx(expected)
+
+
+def test_training_is_told_to_use_the_same_function():
+    config = Path(tasks.__file__).with_name("config") / "quickstart" / "train.yaml"
+    reward = yaml.safe_load(config.read_text())["reward"]
+    assert reward["custom_reward_function"]["path"] == f"pkg://{compute_score.__module__}"

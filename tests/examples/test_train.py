@@ -109,12 +109,26 @@ def test_vllm_loads_and_evaluates_a_merged_model(trained: Path, data: Path, tmp_
     expert = trained / "checkpoints" / "global_step_2"
     amm.merge(BASE, [expert], method="wudi", output=tmp_path / "merged")
     output = tmp_path / "evaluation"
-    arguments = ["--data", data, "--output", output, "--samples", 2, tmp_path / "merged"]
-    command = [sys.executable, "-m", "examples.quickstart.evaluate", *map(str, arguments)]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
-    figures = json.loads((output / "merged.json").read_text())
-    assert {task: figures[task]["samples"] for task in figures} == dict.fromkeys(TASKS, 2)
-    assert all(0 < figures[task]["mean_response_tokens"] <= 64 for task in figures)
+    files = [f"{task}={data / task / 'val.parquet'}" for task in TASKS]
+    command = [sys.executable, "-m", "lipo_verl.evaluate", str(tmp_path / "merged"), str(BASE)]
+    command += ["--data", *files, "--output", str(output), "--baseline", "base_model"]
+    command += ["--max-tokens", "64", "--vllm", "max_model_len=128"]
+    sampled = [*command, "--temperature", "1"]
+    first = subprocess.run(sampled, check=True, capture_output=True, text=True).stdout
+    for task in TASKS:
+        figures = json.loads((output / "merged" / f"{task}.json").read_text())
+        assert figures["questions"] == 2
+        assert 0 < figures["mean_tokens"] <= 64
+        samples = (output / "merged" / f"{task}.jsonl").read_text().splitlines()
+        assert "Answer:" in json.loads(samples[0])["response"]
+        assert f"merged against base_model on {task}" in first
+    assert "WARNING" not in first
+    # Whatever else is answered with it, and in whichever process, a row is answered the same way.
+    before = (output / "merged" / "ocr.jsonl").read_text()
+    (output / "merged" / "ocr.json").unlink()
+    again = subprocess.run(sampled, check=True, capture_output=True, text=True).stdout
+    assert [line.split()[:2] for line in again.splitlines()[:1]] == [["merged", "ocr"]]
+    assert (output / "merged" / "ocr.jsonl").read_text() == before
 
 
 def test_a_misspelt_setting_stops_the_run_before_ray_starts(data: Path, tmp_path: Path) -> None:
