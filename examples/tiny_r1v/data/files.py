@@ -1,0 +1,98 @@
+"""Reading the files of datasets, and writing files that are whole or not there."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from examples.tiny_r1v.data.errors import DataError, did_you_mean
+
+
+def open_parquet(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
+    """The file, if it has the columns.
+
+    Raises DataError, which names the file and the column.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(
+            f"{path} is no whole Parquet file ({next(iter(str(error).splitlines()), '')}); "
+            "delete it and run again."
+        ) from error
+    there = file.schema_arrow.names
+    for column in columns:
+        if column not in there:
+            raise DataError(
+                f"{path} has no column {column}.{did_you_mean(column, there)} It has: "
+                f"{', '.join(there)}. The dataset has changed, or the file is of another one."
+            )
+    return file
+
+
+def rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, with these columns only. Raises DataError as open_parquet."""
+    for batch in open_parquet(path, columns).iter_batches(1000, columns=list(columns)):
+        yield from batch.to_pylist()
+
+
+def cells(path: Path, column: str, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    """The cells of a column in the rows ``wanted``, one row group in memory at a time."""
+    file, start, left = open_parquet(path, [column]), 0, sorted(set(wanted))
+    for group in range(file.num_row_groups):
+        end = start + file.metadata.row_group(group).num_rows
+        inside = [row for row in left if start <= row < end]
+        if inside:
+            values = file.read_row_group(group, [column]).column(0)
+            yield from ((row, values[row - start].as_py()) for row in inside)
+        start = end
+
+
+def picture_columns(schema: pa.Schema) -> list[str]:
+    """The columns that hold pictures: bytes, a struct with bytes, or a list of such structs."""
+    return [field.name for field in schema if _holds_bytes(field.type)]
+
+
+def picture_bytes(value: Any) -> list[bytes]:
+    """The encoded pictures in a cell of such a column."""
+    if value is None:
+        return []
+    if isinstance(value, bytes):
+        return [value]
+    if isinstance(value, dict):
+        return picture_bytes(value.get("bytes"))
+    return [data for item in value for data in picture_bytes(item)]
+
+
+def _holds_bytes(type: pa.DataType) -> bool:
+    if pa.types.is_list(type) or pa.types.is_large_list(type):
+        return _holds_bytes(type.value_type)
+    if pa.types.is_struct(type):
+        return type.get_field_index("bytes") >= 0
+    return pa.types.is_binary(type) or pa.types.is_large_binary(type)
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file, or of a file with one JSON object a line.
+
+    Raises DataError for anything else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON: {error}. Delete it and run again.") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes under another name first, so that a file of the right name is a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    unfinished.replace(path)
