@@ -59,7 +59,8 @@ class Engine:
         self._sampling = sampling
 
     def close(self) -> None:
-        """Lets go of the model; that ends vLLM's process, and frees the GPU."""
+        """Lets go of the model: ends vLLM's process, or frees what it holds in this one."""
+        self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
         gc.collect()
 

@@ -21,8 +21,12 @@ class FakeLLM:
     def __init__(self, path, **settings):
         if settings.get("dtype") == "impossible":
             raise ValueError("no such dtype")
-        self.path, self.settings = path, settings
+        self.path, self.settings, self.running = path, settings, True
+        self.llm_engine = SimpleNamespace(engine_core=self)
         FakeLLM.made.append(self)
+
+    def shutdown(self):
+        self.running = False
 
     def chat(self, conversations, parameters, use_tqdm):
         assert use_tqdm is False
@@ -93,8 +97,8 @@ def test_a_model_that_does_not_load_is_named():
 
 def test_the_model_is_let_go_when_the_block_is_left():
     with load() as loaded:
-        assert loaded._llm is FakeLLM.made[0]
-    assert loaded._llm is None
+        assert loaded._llm is FakeLLM.made[0] and FakeLLM.made[0].running
+    assert loaded._llm is None and not FakeLLM.made[0].running
 
 
 def test_an_option_that_vllm_does_not_have_gets_a_hint():
