@@ -24,7 +24,8 @@ test: setup
 	@$(VENV)/bin/python -m pytest
 
 test-easyr1:
-	@EASYR1_HOME="$(EASYR1_HOME)" $(EASYR1_PYTHON) -m pytest tests/lipo_verl/easyr1
+	@EASYR1_HOME="$(EASYR1_HOME)" $(EASYR1_PYTHON) -m pytest tests/lipo_verl/easyr1 \
+		tests/examples/tiny_r1v/test_easyr1_config.py
 
 base: setup
 	@$(VENV)/bin/python -m examples.quickstart.base_model

