@@ -1,0 +1,305 @@
+"""Memory and time of a training run: FSDP with one vLLM on the same GPUs, as verl and EasyR1 do it.
+
+Bytes and seconds. The constants in capitals are estimates, each with its origin:
+    [datasheet]  the manufacturer's figure
+    [framework]  what verl 0.9.1 does
+    [literature] a published rule of thumb
+    [ours]       a guess, to be replaced by what your first step shows
+None of it was measured on a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from examples.tiny_r1v.size.shapes import Shape
+
+GB = 1e9
+
+RESERVED = 4 * GB
+"""[ours] CUDA contexts of trainer and vLLM, NCCL, what vLLM keeps while it sleeps."""
+FRAGMENTATION = 1.15
+"""[ours] What torch's allocator holds over what is in use."""
+VLLM_WORKSPACE = 4 * GB
+"""[ours] CUDA graphs, activations and sampling of vLLM at 8192 batched tokens."""
+LOGIT_BYTES = 12
+"""[ours] One logit in bf16 and fp32, and the gradient of each."""
+MFU = 0.30
+"""[ours] Share of the peak that training reaches; dense models of this size are reported at 0.3 to
+0.5 [literature], pictures and uneven lengths cost."""
+PREFILL_MFU = 0.40
+"""[ours] The same of vLLM reading prompts."""
+DECODE_EFFICIENCY = 0.30
+"""[ours] Share of the memory's bandwidth that generation reaches: low, because a step waits for its
+longest answers."""
+MAX_SEQUENCES = 256
+"""[ours] Answers that one vLLM generates at a time, if the cache holds them."""
+STEP_OVERHEAD = 30.0
+"""[ours] Seconds of each step for weights to vLLM, rewards, data and logging."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Datasheet figures: bytes, dense bf16 operations per second, bytes per second."""
+
+    memory: float
+    flops: float
+    bandwidth: float
+
+
+GPUS = {
+    "a100-40": Gpu(40 * GB, 312e12, 1.56e12),
+    "a100-80": Gpu(80 * GB, 312e12, 2.04e12),
+    "a800-80": Gpu(80 * GB, 312e12, 2.04e12),
+    "h20": Gpu(96 * GB, 148e12, 4.0e12),
+    "h100": Gpu(80 * GB, 989e12, 3.35e12),
+    "h200": Gpu(141 * GB, 989e12, 4.8e12),
+    "l40s": Gpu(48 * GB, 362e12, 0.864e12),
+}
+"""[datasheet]"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is asked of the machine.
+
+    Attributes:
+        gpus: over all nodes; all of them share the sharded state.
+        batch: prompts per step.
+        rollouts: responses to each.
+        prompt, response: longest, in tokens; pictures count.
+        image: tokens of a prompt's pictures.
+        mean_prompt, mean_response: in tokens, for the time.
+        reference: a reference model is there for KL.
+        steps: of the run.
+    """
+
+    gpus: int
+    batch: int
+    rollouts: int
+    prompt: int
+    response: int
+    image: int
+    mean_prompt: int
+    mean_response: int
+    reference: bool
+    steps: int
+
+    @property
+    def sequence(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.prompt + self.response
+
+    @property
+    def sequences(self) -> int:
+        """Responses per step."""
+        return self.batch * self.rollouts
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are trained on per step, prompts included."""
+        return self.sequences * (self.mean_prompt + self.mean_response)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is chosen.
+
+    Attributes:
+        micro_tokens: most tokens of one micro batch on one GPU.
+        optimizer_offload, param_offload: Adam's moments, the fp32 weights leave the GPU while vLLM
+            generates. Training has them there.
+        cpu_offload: weights, gradients and moments stay in the machine's memory all the time.
+        tensor_parallel: GPUs of one vLLM.
+        utilization: vLLM's share of a GPU's memory.
+    """
+
+    micro_tokens: int
+    optimizer_offload: bool
+    param_offload: bool
+    cpu_offload: bool
+    tensor_parallel: int
+    utilization: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """Bytes of one GPU while the model is trained."""
+
+    weights: float
+    gradients: float
+    moments: float
+    gathered: float
+    activations: float
+    logits: float
+    step: float
+    reserved: float
+
+    @property
+    def fleeting(self) -> float:
+        """The most of what comes and goes: a micro batch, with the allocator's waste, or Adam's
+        step when the micro batches are over."""
+        return max(FRAGMENTATION * (self.gathered + self.activations + self.logits), self.step)
+
+    @property
+    def total(self) -> float:
+        """The peak."""
+        return self.weights + self.gradients + self.moments + self.reserved + self.fleeting
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Bytes of one GPU while vLLM generates; ``cache`` may come out negative: too little."""
+
+    weights: float
+    moments: float
+    vllm_weights: float
+    vllm_workspace: float
+    cache: float
+    reserved: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        vllm = self.vllm_weights + self.vllm_workspace + max(0.0, self.cache)
+        return self.weights + self.moments + vllm + self.reserved
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of the parts of one step."""
+
+    generation: float
+    log_probs: float
+    update: float
+    overhead: float
+
+    @property
+    def step(self) -> float:
+        return self.generation + self.log_probs + self.update + self.overhead
+
+
+def weight_bytes(shape: Shape, gpus: int) -> float:
+    """4·P/N: fp32 weights, sharded. Gradients take as much [framework]."""
+    return 4 * shape.parameters / gpus
+
+
+def moment_bytes(shape: Shape, gpus: int) -> float:
+    """8·P/N: Adam's two moments in fp32, sharded [framework]."""
+    return 8 * shape.parameters / gpus
+
+
+def gathered_bytes(shape: Shape) -> float:
+    """2·2·(2·layer + embeddings): bf16 weights of the layer in work and of the next one, of what
+    belongs to no layer, and as much of their gradients before they are reduced [framework]."""
+    return 2 * 2 * (2 * shape.layer_parameters + shape.embedding_parameters)
+
+
+def activation_bytes(shape: Shape, micro_tokens: int, image_share: float) -> float:
+    """T·(2·L·h + layer) + patches·(2·D·d + block), with gradient checkpointing.
+
+    In bf16 every layer's input is kept, and one layer is recomputed in full: norms, q, k, v,
+    attention and residuals (8·h + 2·kv numbers a token), gate, up, their product and its gradient
+    (4·f). The vision tower does the same for each patch.
+
+    image_share: share of the tokens that stand for pictures
+    """
+    layer = 2 * (8 * shape.hidden + 2 * shape.key_value + 4 * shape.intermediate)
+    block = 2 * (10 * shape.image_hidden + 4 * shape.image_intermediate)
+    patches = micro_tokens * image_share * shape.patches_per_token
+    text = micro_tokens * (2 * shape.layers * shape.hidden + layer)
+    return text + patches * (2 * shape.image_depth * shape.image_hidden + block)
+
+
+def logit_bytes(shape: Shape, micro_tokens: int) -> float:
+    """T·V·LOGIT_BYTES: verl computes the logits of all tokens of a micro batch at once."""
+    return micro_tokens * shape.vocabulary * LOGIT_BYTES
+
+
+def cache_bytes_per_token(shape: Shape, tensor_parallel: int) -> float:
+    """2·2·L·kv/tp: keys and values in bf16. vLLM doubles heads where tp exceeds their number."""
+    return 4 * shape.layers * shape.key_value / min(tensor_parallel, shape.key_value_heads)
+
+
+def training_memory(shape: Shape, run: Run, setting: Setting) -> Training:
+    """One GPU while the model is trained; vLLM sleeps, the reference model is elsewhere."""
+    on_gpu = 0.0 if setting.cpu_offload else 1.0
+    weights = weight_bytes(shape, run.gpus) * on_gpu
+    return Training(
+        weights=weights,
+        gradients=weights,
+        moments=moment_bytes(shape, run.gpus) * on_gpu,
+        gathered=gathered_bytes(shape),
+        activations=activation_bytes(shape, setting.micro_tokens, run.image / run.sequence),
+        logits=logit_bytes(shape, setting.micro_tokens),
+        step=weights,  # torch's Adam takes the roots of all second moments at once [framework]
+        reserved=RESERVED,
+    )
+
+
+def generation_memory(shape: Shape, run: Run, setting: Setting, gpu_memory: float) -> Generation:
+    """One GPU while vLLM generates: what the trainer left there, and vLLM's share."""
+    weights_stay = not (setting.param_offload or setting.cpu_offload)
+    moments_stay = not (setting.optimizer_offload or setting.cpu_offload)
+    vllm_weights = 2 * shape.parameters / setting.tensor_parallel
+    return Generation(
+        weights=weight_bytes(shape, run.gpus) * weights_stay,
+        moments=moment_bytes(shape, run.gpus) * moments_stay,
+        vllm_weights=vllm_weights,
+        vllm_workspace=VLLM_WORKSPACE,
+        cache=setting.utilization * gpu_memory - vllm_weights - VLLM_WORKSPACE,
+        reserved=RESERVED,
+    )
+
+
+def host_bytes(shape: Shape, run: Run, setting: Setting) -> float:
+    """What offloading takes of the machines' memory, all nodes together: 4·P for the weights, 8·P
+    for the moments, 4·P for gradients that never come to the GPU, 4·P for the reference model,
+    which verl keeps there [framework]."""
+    parts = 4 * (setting.param_offload or setting.cpu_offload)
+    parts += 8 * (setting.optimizer_offload or setting.cpu_offload)
+    parts += 4 * setting.cpu_offload + 4 * run.reference
+    return parts * shape.parameters
+
+
+def concurrent(shape: Shape, run: Run, setting: Setting, cache: float) -> int:
+    """Answers of full length that one vLLM's cache holds at a time."""
+    return int(cache // (cache_bytes_per_token(shape, setting.tensor_parallel) * run.sequence))
+
+
+def forward_flops(shape: Shape, tokens: float, sequence: float) -> float:
+    """2·P·T + 2·L·h·S·T: a multiplication and an addition for each parameter of the layers and of
+    the output layer, and causal attention over sequences of S tokens. The vision tower, a fifth of
+    a 3B model, is counted at the same tokens: an estimate from above."""
+    used = shape.parameters - (0 if shape.tied else shape.vocabulary * shape.hidden)
+    return tokens * (2 * used + 2 * shape.layers * shape.hidden * sequence)
+
+
+def times(shape: Shape, run: Run, setting: Setting, gpu: Gpu, cache: float) -> Times:
+    """Seconds of one step.
+
+    generation: prompts are read once for all their responses; then every pass over the weights and
+                the cache makes a token for each answer at hand, as fast as the memory is read
+    log_probs:  a forward pass by the policy, one more by the reference
+    update:     forward, once more for the checkpoints, and backward at twice its cost: 4 forward
+    """
+    engines = run.gpus // setting.tensor_parallel
+    at_once = min(
+        MAX_SEQUENCES,
+        max(1, concurrent(shape, run, setting, cache)),
+        -(-run.sequences // engines),
+    )
+    length = run.mean_prompt + run.mean_response
+    kept = at_once * (run.mean_prompt + run.mean_response / 2)
+    weights = 2 * shape.parameters / setting.tensor_parallel
+    read = weights + kept * cache_bytes_per_token(shape, setting.tensor_parallel)
+    passes = run.sequences * run.mean_response / (engines * at_once)
+    decode = passes * read / (DECODE_EFFICIENCY * gpu.bandwidth)
+    prefill = forward_flops(shape, run.batch * run.mean_prompt, run.mean_prompt)
+    forward = forward_flops(shape, run.tokens, length) / (run.gpus * MFU * gpu.flops)
+    return Times(
+        generation=decode + prefill / (run.gpus * PREFILL_MFU * gpu.flops),
+        log_probs=forward * (2 if run.reference else 1),
+        update=4 * forward,
+        overhead=STEP_OVERHEAD,
+    )

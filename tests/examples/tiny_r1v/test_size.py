@@ -1,0 +1,288 @@
+"""Sizing: parameters against transformers, memory against torch, time against torch's counter."""
+
+import json
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from safetensors import safe_open
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DynamicCache
+
+from examples.quickstart.base_model import (
+    FOLDER,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from examples.tiny_r1v.size import __main__ as command
+from examples.tiny_r1v.size import choice, estimate
+from examples.tiny_r1v.size.estimate import GB, GPUS, Run, Setting
+from examples.tiny_r1v.size.shapes import BUILT_IN, SizeError, from_config, shape
+
+PAPER = Run(
+    gpus=8,
+    batch=512,
+    rollouts=6,
+    prompt=2048,
+    response=2048,
+    image=1280,
+    mean_prompt=700,
+    mean_response=250,
+    reference=True,
+    steps=120,
+)
+PLAIN = Setting(8192, False, False, False, 1, 0.5)
+
+# What a config.json of 2025 says, with the language model's keys at the top.
+PUBLISHED = {
+    "3b": {
+        "model_type": "qwen2_5_vl",
+        "num_hidden_layers": 36,
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "vision_config": {
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "out_hidden_size": 2048,
+        },
+    },
+    "7b": {
+        "model_type": "qwen2_5_vl",
+        "num_hidden_layers": 28,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "tie_word_embeddings": False,
+        "vision_config": {
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "out_hidden_size": 3584,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "published"), [("3b", 3_754_622_976), ("7b", 8_292_166_656)])
+def test_the_built_in_shapes_have_the_parameters_that_transformers_builds(name, published):
+    config = PUBLISHED[name]
+    text = {
+        key: value for key, value in config.items() if key not in ("vision_config", "model_type")
+    }
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(
+                text_config=text,
+                vision_config=config["vision_config"],
+                tie_word_embeddings=config["tie_word_embeddings"],
+            )
+        )
+    assert BUILT_IN[name] == from_config(config, Path("config.json"))
+    assert BUILT_IN[name].parameters == model.num_parameters() == published
+    assert BUILT_IN[name].vision_parameters == model.model.visual.num_parameters()
+
+
+def test_a_folder_counts_as_many_parameters_as_its_weights_have():
+    with safe_open(FOLDER / "model.safetensors", "pt") as weights:
+        numbers = sum(weights.get_tensor(key).numel() for key in weights.keys())
+    assert shape(str(FOLDER)).parameters == numbers
+
+
+def test_a_folder_without_a_config_is_said(tmp_path):
+    with pytest.raises(SizeError, match="There is no .*config.json.*3b, 7b"):
+        shape(str(tmp_path))
+
+
+def test_another_kind_of_model_is_refused(tmp_path):
+    Path(tmp_path, "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(SizeError, match="is of a llama"):
+        shape(str(tmp_path))
+
+
+def test_a_missing_key_is_named():
+    config = {**PUBLISHED["3b"]}
+    del config["num_key_value_heads"]
+    with pytest.raises(SizeError, match="some.json has no 'num_key_value_heads'"):
+        from_config(config, Path("some.json"))
+
+
+def test_the_state_is_what_torch_holds_after_a_step_of_adam():
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER)
+    optimizer = torch.optim.AdamW(model.parameters())
+    sum(parameter.sum() for parameter in model.parameters()).backward()
+    optimizer.step()
+    moments = [
+        value for state in optimizer.state.values() for value in state.values() if value.ndim > 0
+    ]
+    tiny = shape(str(FOLDER))
+    memory = estimate.training_memory(tiny, replace(PAPER, gpus=1), PLAIN)
+    assert memory.weights == sum(4 * parameter.numel() for parameter in model.parameters())
+    assert memory.gradients == sum(4 * parameter.grad.numel() for parameter in model.parameters())
+    assert memory.moments == sum(4 * value.numel() for value in moments)
+
+
+def test_the_cache_is_as_large_as_that_of_transformers():
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER).bfloat16()
+    cache = DynamicCache()
+    with torch.no_grad():
+        model(torch.arange(11).unsqueeze(0), past_key_values=cache, use_cache=True)
+    numbers = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+    assert estimate.cache_bytes_per_token(shape(str(FOLDER)), 1) * 11 == 2 * numbers
+
+
+def test_more_vllm_gpus_than_key_value_heads_save_no_cache():
+    three = BUILT_IN["3b"]
+    assert estimate.cache_bytes_per_token(three, 4) == estimate.cache_bytes_per_token(three, 2)
+
+
+def test_operations_of_the_language_model_agree_with_torchs_counter():
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER, attn_implementation="eager")
+    tokens = 64
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.arange(tokens).unsqueeze(0), use_cache=False)
+    tiny = shape(str(FOLDER))
+    # torch counts no causal saving, and no picture was there to look at.
+    unseen = 2 * tokens * tiny.vision_parameters
+    causal = 2 * tiny.layers * tiny.hidden * tokens * tokens
+    ours = estimate.forward_flops(tiny, tokens, tokens) - unseen + causal
+    assert counter.get_total_flops() == pytest.approx(ours, rel=0.01)
+
+
+def test_logits_of_8192_tokens_take_5_gb_in_fp32():
+    logits = estimate.logit_bytes(BUILT_IN["3b"], 8192)
+    assert logits * 4 / estimate.LOGIT_BYTES == pytest.approx(5 * GB, rel=0.01)
+
+
+@given(gpus=st.sampled_from([1, 2, 4, 8, 16, 64]))
+def test_twice_the_gpus_halve_what_is_sharded_and_nothing_else(gpus):
+    three = BUILT_IN["3b"]
+    one = estimate.training_memory(three, replace(PAPER, gpus=gpus), PLAIN)
+    two = estimate.training_memory(three, replace(PAPER, gpus=2 * gpus), PLAIN)
+    for part in ("weights", "gradients", "moments", "step"):
+        assert getattr(two, part) == getattr(one, part) / 2
+    for part in ("gathered", "activations", "logits", "reserved"):
+        assert getattr(two, part) == getattr(one, part)
+
+
+def test_what_leaves_the_gpu_is_in_the_nodes_memory():
+    three, alone = BUILT_IN["3b"], replace(PAPER, gpus=1, reference=False)
+    resident = estimate.generation_memory(three, alone, PLAIN, 80 * GB)
+    for change in ({"optimizer_offload": True}, {"param_offload": True}):
+        setting = replace(PLAIN, **change)
+        memory = estimate.generation_memory(three, alone, setting, 80 * GB)
+        moved = resident.total - memory.total
+        assert moved == pytest.approx(estimate.host_bytes(three, alone, setting)) != 0
+
+
+def test_twice_the_gpus_take_half_the_computing_time():
+    three = BUILT_IN["3b"]
+    one, two = (
+        estimate.times(three, replace(PAPER, gpus=gpus), PLAIN, GPUS["h100"], 20 * GB)
+        for gpus in (4, 8)
+    )
+    assert two.update == pytest.approx(one.update / 2)
+    assert two.log_probs == pytest.approx(one.log_probs / 2)
+    assert two.step > one.step / 2
+
+
+def test_an_update_costs_six_operations_a_parameter_and_token_and_two_to_recompute():
+    three = BUILT_IN["3b"]
+    short = replace(PAPER, mean_prompt=1, mean_response=1)
+    seconds = estimate.times(three, short, PLAIN, GPUS["a100-80"], 20 * GB).update
+    operations = seconds * PAPER.gpus * estimate.MFU * GPUS["a100-80"].flops
+    assert operations / short.tokens / three.parameters == pytest.approx(8, rel=0.001)
+
+
+@given(
+    gpus=st.sampled_from([1, 2, 4, 8, 16]),
+    memory=st.sampled_from([24, 40, 48, 80, 141]),
+    response=st.sampled_from([512, 2048, 8192]),
+    model=st.sampled_from(["3b", "7b"]),
+)
+def test_what_is_chosen_fits_and_holds_the_longest_sequence(gpus, memory, response, model):
+    run = replace(PAPER, gpus=gpus, response=response)
+    found = choice.choose(BUILT_IN[model], run, replace(GPUS["a100-80"], memory=memory * GB))
+    if found:
+        assert found.training.total <= memory * GB
+        assert found.generation.total <= memory * GB
+        assert found.setting.micro_tokens >= run.sequence
+        assert gpus % found.setting.tensor_parallel == 0
+
+
+def test_offloading_is_chosen_only_where_it_is_needed():
+    roomy = choice.choose(BUILT_IN["3b"], PAPER, GPUS["a100-80"]).setting
+    assert not (roomy.optimizer_offload or roomy.param_offload or roomy.cpu_offload)
+    tight = choice.choose(BUILT_IN["3b"], replace(PAPER, gpus=1), GPUS["a100-40"]).setting
+    assert tight.cpu_offload
+
+
+def test_every_remedy_is_one():
+    run, gpu = replace(PAPER, gpus=1, response=16384), GPUS["a100-40"]
+    seven = BUILT_IN["7b"]
+    assert choice.choose(seven, run, gpu) is None
+    lines = choice.remedies(seven, run, gpu)
+    assert any("training takes" in line for line in lines)
+    for line in lines:
+        option, _, value = line.removesuffix(" fits").partition(" ")
+        if option == "--response":
+            assert choice.choose(seven, replace(run, response=int(value)), gpu)
+        elif option == "--gpus":
+            assert choice.choose(seven, replace(run, gpus=int(value)), gpu)
+        elif option == "--gpu-memory":
+            assert choice.choose(seven, run, replace(gpu, memory=command.gigabytes(value)))
+
+
+def test_verls_overrides_are_keys_of_its_configuration_with_values_of_their_type():
+    (verl,) = find_spec("verl").submodule_search_locations
+    config = OmegaConf.load(Path(verl, "trainer/config/_generated_ppo_trainer.yaml"))
+    for override in choice.verl(PAPER, PLAIN):
+        key, _, value = override.partition("=")
+        known = OmegaConf.select(config, key, throw_on_missing=False, default="absent")
+        assert known != "absent", key
+        if isinstance(known, bool):
+            assert value in ("true", "false"), override
+
+
+def test_the_command_prints_settings_where_it_fits(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["size", "--gpus", "8", "--gpu", "a100-80"])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert "GPU hours" in printed
+    assert "worker.rollout.n=6" in printed
+
+
+def test_the_command_fails_where_it_does_not_fit(monkeypatch, capsys):
+    arguments = "--model 7b --gpus 1 --gpu-memory 24GB --response 16384".split()
+    monkeypatch.setattr(sys, "argv", ["size", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == command.DOES_NOT_FIT
+    assert "It does not fit." in capsys.readouterr().out
+
+
+def test_pictures_beyond_the_prompt_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["size", "--image", "3000"])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == command.BAD_INPUT
+    assert "--image 3000 is more than --prompt 2048" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["80", "80GB", "80 gb", "80.0GB"])
+def test_memory_is_read_in_gigabytes(text):
+    assert command.gigabytes(text) == 80e9
