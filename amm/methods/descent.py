@@ -48,6 +48,9 @@ FEW_EXPERTS = 4
 GRAM_ENTRIES = 2**27
 """The Gram matrices of a layer are kept if they have no more entries than this together."""
 
+ROUNDED_ENTRIES = 2**18
+"""A smaller factor isn't worth rounding to bf16."""
+
 _GRAM_BLOCK = 512
 """Columns of a Gram matrix that are summed at a time where it isn't kept."""
 
@@ -140,6 +143,7 @@ def _rounds_factors(matrix: Tensor) -> bool:
         torch.get_float32_matmul_precision() == "medium"
         and matrix.dtype == torch.float32
         and matrix.device.type == "cpu"
+        and matrix.numel() >= ROUNDED_ENTRIES
         and torch.backends.mkldnn.is_available()
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
