@@ -448,7 +448,6 @@ def descend(
     travelled = torch.zeros_like(start)
     first, second = torch.zeros_like(start), torch.zeros_like(start)
     per_field = max(refresh // stride, 1)
-    gradient = None
     with matmul_precision(precision):
         for evaluation, done in enumerate(range(0, steps, stride)):
             if evaluation % per_field == 0:

@@ -14,6 +14,7 @@ mergekit takes + there.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -57,11 +58,12 @@ def thresholds(blocks: Blocks, settings: TiesSettings) -> Tensor:
     Returns:
         K magnitudes, in the dtype of the blocks, on the CPU.
     """
-    first = next(blocks())
+    stream = blocks()
+    first = next(stream)
     dtype = np.dtype(str(first.dtype).removeprefix("torch."))
     samples = [_Collected(dtype) for _ in first]
     size = 0
-    for block in blocks():
+    for block in itertools.chain([first], stream):
         for vector, sample in zip(block, samples, strict=True):
             sample.add(_magnitudes(vector)[-size % _SAMPLED :: _SAMPLED])
         size += block[0].numel()
