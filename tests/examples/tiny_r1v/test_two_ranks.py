@@ -117,4 +117,5 @@ def test_two_ranks_read_by_amm_are_verls_own_export_within_bf16_rounding(actor, 
     for key in ours.keys():
         rows = slice(0, ours.shape(key)[0])
         fp32, bf16 = ours.read(key, rows).double(), exported.read(key, rows).double()
-        torch.testing.assert_close(fp32, bf16, rtol=1.01 * 2**-9, atol=0)
+        # bf16 keeps 8 significant bits: it rounds by up to 2⁻⁸ of what it gives.
+        torch.testing.assert_close(fp32, bf16, rtol=1.01 * 2**-8, atol=0)
