@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field
 
 from amm.errors import InputError
-from amm.methods import get_method, method_names, register
+from amm.methods import get_method, method_names, register, registry
 from amm.settings import Settings, validated
 
 
@@ -34,6 +34,11 @@ BUILT_IN = [
 
 def test_known_methods():
     assert set(BUILT_IN) <= set(method_names())
+
+
+@pytest.fixture(autouse=True)
+def registrations_end_with_the_test(monkeypatch):
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
 
 
 def test_registering_the_same_function_twice_is_fine():
