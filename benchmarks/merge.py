@@ -16,6 +16,7 @@ once, write the output's once and flush them, in blocks of 16 MiB, one after the
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -25,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,16 +147,21 @@ def write_models(
         The base's folder, then the experts'.
     """
     normals = Normals(0)
-    base = {name: (0.02 * normals(shape)).bfloat16() for name, shape in shapes.items()}
     folders = [folder / "base", *(folder / f"expert-{i + 1}" for i in range(experts))]
     for path in folders:
         path.mkdir(parents=True)
-    save_file(base, folders[0] / "model.safetensors", {"format": "pt"})
+    weights = folders[0] / "model.safetensors"
+    save_file(
+        {name: (0.02 * normals(shape)).bfloat16() for name, shape in shapes.items()},
+        weights,
+        {"format": "pt"},
+    )
     for path in folders[1:]:
-        expert = {
-            name: (weight.float() + delta * normals(weight.shape)).to(dtype)
-            for name, weight in base.items()
-        }
+        expert = {}
+        with safe_open(weights, "pt") as base:
+            for name, shape in shapes.items():
+                moved = base.get_tensor(name).float().add_(normals(shape), alpha=delta)
+                expert[name] = moved.to(dtype)
         if shards:
             torch.save(expert, path / "model_world_size_1_rank_0.pt")
         else:
@@ -478,9 +485,12 @@ def whole(options: argparse.Namespace, folder: Path, console: Console) -> None:
     needed = entries(shapes) * (4 + 4 * options.experts)
     if needed > shutil.disk_usage(folder).free:
         sys.exit(f"{folder} needs {needed / GB:.0f} GB; give fewer --layers or another folder.")
-    folders = write_models(
-        folder, shapes, options.experts, 1e-5, torch.float32, options.format == "shards"
-    )
+    # In a process of its own, whose memory is free again for the merge.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as writer:
+        shards = options.format == "shards"
+        folders = writer.submit(
+            write_models, folder, shapes, options.experts, 1e-5, torch.float32, shards
+        ).result()
     write_qwen2_files(folders[0], layers)
     files = [file for path in folders for file in path.glob("model*")]
     read, written = sum(file.stat().st_size for file in files), files[0].stat().st_size

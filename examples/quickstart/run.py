@@ -10,9 +10,6 @@ an interrupted run is kept.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -21,9 +18,9 @@ from pathlib import Path
 import amm
 from examples.quickstart import report
 from examples.quickstart.data import write_splits
+from examples.quickstart.stages import EvaluationFailed, SettingsDiffer, evaluate, keep_settings
 from examples.quickstart.tasks import TASKS
 from examples.quickstart.train import Run, TrainingFailed, train
-from lipo_verl.evaluate.results import write_whole
 
 HERE = Path(__file__).parent
 BASE = HERE / "base_model"
@@ -46,20 +43,12 @@ class Settings:
     seed: int = 0
 
 
-class SettingsDiffer(ValueError):
-    """The output folder holds a run with other settings."""
-
-
-class EvaluationFailed(RuntimeError):
-    """vLLM ended with an error; the message names its log."""
-
-
 def quickstart(output: Path, settings: Settings) -> None:
     """Runs every stage that ``output`` does not hold yet, and prints the table.
 
     Raises SettingsDiffer, TrainingFailed, EvaluationFailed, amm.InputError.
     """
-    _keep_settings(output, settings)
+    keep_settings(output, settings)
     started = time.monotonic()
 
     _say(f"Data: {settings.train_examples} training pictures for each of {', '.join(TASKS)}")
@@ -86,40 +75,13 @@ def quickstart(output: Path, settings: Settings) -> None:
             amm.merge(BASE, inputs, method=method, output=models / name)
 
     _say(f"Evaluating: every model on {settings.samples} questions per task, with vLLM")
-    _evaluate([BASE, *(models / name for name in jobs)], data, output, settings)
+    folders = [BASE, *(models / name for name in jobs)]
+    evaluate(folders, data, output, BUDGET, "--limit", settings.samples)
 
     report.write(output, asdict(settings))
     minutes = (time.monotonic() - started) / 60
     _say(f"Done in {minutes:.0f} minutes. {output}/report.md has the tables and the plots.")
     report.show(output)
-
-
-def _keep_settings(output: Path, settings: Settings) -> None:
-    path = output / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != asdict(settings):
-        raise SettingsDiffer(
-            f"{output} holds a run with other settings ({path.read_text().strip()}). "
-            "Remove that folder, or choose another one with --output."
-        )
-    write_whole(path, json.dumps(asdict(settings)) + "\n")
-
-
-def _evaluate(models: list[Path], data: Path, output: Path, settings: Settings) -> None:
-    """A process of its own: vLLM keeps hold of its memory, and of its log."""
-    log = output / "evaluation.log"
-    files = [f"{task}={data / task / 'val.parquet'}" for task in TASKS]
-    command = [sys.executable, "-m", "lipo_verl.evaluate", *models, "--data", *files]
-    command += ["--output", output / "evaluation", "--limit", settings.samples]
-    command += ["--temperature", 1, "--max-tokens", BUDGET, "--vllm", f"max_model_len={2 * BUDGET}"]
-    with log.open("a") as errors:
-        process = subprocess.run(
-            [str(part) for part in command],
-            stderr=errors,
-            cwd=HERE.parents[1],
-            env={**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"},
-        )
-    if process.returncode != 0:
-        raise EvaluationFailed(f"the evaluation ended with {process.returncode}; its log: {log}")
 
 
 def _say(what: str) -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from examples.quickstart import run
-from examples.quickstart.run import Settings, SettingsDiffer
+from examples.quickstart.run import Settings
+from examples.quickstart.stages import SettingsDiffer, keep_settings
 
 
 def test_folder_of_other_settings_is_refused_before_any_work(tmp_path, monkeypatch):
-    run._keep_settings(tmp_path, Settings(steps=5))
+    keep_settings(tmp_path, Settings(steps=5))
     monkeypatch.setattr(run, "write_splits", lambda *_, **__: pytest.fail("work was started"))
     with pytest.raises(SettingsDiffer, match=r"other settings .*\"steps\": 5.*--output"):
         run.quickstart(tmp_path, Settings(steps=6))
@@ -31,7 +32,7 @@ def test_finished_stages_are_not_done_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "train", train)
     monkeypatch.setattr(run.amm, "merge", merge, raising=False)
-    monkeypatch.setattr(run, "_evaluate", lambda models, *_: done.append(f"{len(models)} models"))
+    monkeypatch.setattr(run, "evaluate", lambda models, *_: done.append(f"{len(models)} models"))
     monkeypatch.setattr(run.report, "write", lambda *_: None)
     monkeypatch.setattr(run.report, "show", lambda *_: None)
     trained = ["grpo-math", "lipo-math", "lipo-structure", "lipo-ocr"]

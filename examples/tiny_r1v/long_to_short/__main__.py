@@ -8,10 +8,7 @@ On a CPU, at quickstart size. What is there from an interrupted run is kept.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,12 +19,11 @@ from transformers.utils import logging
 import amm
 from examples.quickstart import base_model
 from examples.quickstart.data import write_splits
+from examples.quickstart.stages import EvaluationFailed, SettingsDiffer, evaluate, keep_settings
 from examples.quickstart.tasks import TASKS
 from examples.tiny_r1v.long_to_short import report, sources
 from examples.tiny_r1v.long_to_short.merges import SWEEP
-from lipo_verl.evaluate.results import write_whole
 
-ROOT = Path(__file__).parents[3]
 BUDGET = base_model.MAX_RESPONSE + 32
 """Tokens of the longest answer: a merge may be wordier than what it is made of."""
 
@@ -43,16 +39,12 @@ class Settings:
     seed: int = 0
 
 
-class RunFailed(RuntimeError):
-    """The output folder holds another run, or the evaluation ended with an error."""
-
-
 def long_to_short(output: Path, settings: Settings) -> str:
     """Makes what ``output`` does not hold yet, and returns the table.
 
-    Raises RunFailed, amm.InputError.
+    Raises SettingsDiffer, EvaluationFailed, amm.InputError.
     """
-    _keep_settings(output, settings)
+    keep_settings(output, settings)
     data, models = output / "data", output / "models"
     models.mkdir(exist_ok=True)
     if not (data / TASKS[-1] / "train.parquet").exists():
@@ -72,18 +64,9 @@ def long_to_short(output: Path, settings: Settings) -> str:
             arguments["experts"] = [folders[name] for name in arguments["experts"]]
             amm.merge(**arguments, output=folders[merge.name])
 
-    _evaluate(folders, data, output, settings)
+    named = [f"{name}={folder}" for name, folder in folders.items()]
+    evaluate(named, data, output, BUDGET, "--seed", settings.seed)
     return report.write(output, list(folders))
-
-
-def _keep_settings(output: Path, settings: Settings) -> None:
-    path = output / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != asdict(settings):
-        raise RunFailed(
-            f"{output} holds a run with other settings ({path.read_text().strip()}). "
-            "Remove that folder, or choose another one with --output."
-        )
-    write_whole(path, json.dumps(asdict(settings)) + "\n")
 
 
 def _fine_tune(name: str, sentences: int, folder: Path, settings: Settings) -> None:
@@ -102,25 +85,6 @@ def _fine_tune(name: str, sentences: int, folder: Path, settings: Settings) -> N
             progress.update(bar, advance=1, loss=loss)
 
 
-def _evaluate(folders: dict[str, Path], data: Path, output: Path, settings: Settings) -> None:
-    """A process of its own: vLLM keeps hold of its memory, and of its log."""
-    log = output / "evaluation.log"
-    command = [sys.executable, "-m", "lipo_verl.evaluate"]
-    command += [f"{name}={folder}" for name, folder in folders.items()]
-    command += ["--data", *(f"{task}={data / task / 'val.parquet'}" for task in TASKS)]
-    command += ["--output", output / "evaluation", "--seed", settings.seed]
-    command += ["--temperature", 1, "--max-tokens", BUDGET, "--vllm", f"max_model_len={2 * BUDGET}"]
-    with log.open("a") as errors:
-        process = subprocess.run(
-            [str(part) for part in command],
-            stderr=errors,
-            cwd=ROOT,
-            env={**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"},
-        )
-    if process.returncode != 0:
-        raise RunFailed(f"the evaluation ended with {process.returncode}; its log: {log}")
-
-
 def main() -> None:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(
@@ -137,7 +101,7 @@ def main() -> None:
         table = long_to_short(output, Settings(**arguments))
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. The same command goes on from here.")
-    except (RunFailed, amm.InputError) as error:
+    except (SettingsDiffer, EvaluationFailed, amm.InputError) as error:
         sys.exit(f"\n{error}")
     print(f"\n{table}\n{output}/table.md and {output}/plot.png")
 

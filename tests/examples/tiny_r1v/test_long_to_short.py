@@ -103,7 +103,7 @@ def test_the_plot_is_drawn(tmp_path):
 
 def test_another_runs_folder_is_refused(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps({"steps": 1, "samples": 1, "seed": 0}))
-    with pytest.raises(command.RunFailed, match="other settings .*Remove that folder"):
+    with pytest.raises(command.SettingsDiffer, match="other settings .*Remove that folder"):
         command.long_to_short(tmp_path, command.Settings())
 
 
@@ -112,7 +112,7 @@ def test_a_run_makes_only_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "write_splits", lambda folder, **_: made.append("data"))
     monkeypatch.setattr(command, "_fine_tune", lambda name, *_: made.append(name))
     monkeypatch.setattr(command.amm, "merge", lambda **given: made.append(given["output"].name))
-    monkeypatch.setattr(command, "_evaluate", lambda *_: made.append("evaluation"))
+    monkeypatch.setattr(command, "evaluate", lambda *_: made.append("evaluation"))
     monkeypatch.setattr(command.report, "write", lambda *_: "table")
     there = [tmp_path / "models" / name for name in ("quick", SWEEP[0].name)]
     for folder in there:
