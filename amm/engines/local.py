@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from amm.engines.job import Block, Inputs, Job, Merged
+from amm.engines.pages import release_freed
 from amm.engines.recorder import Recorder
 
 
@@ -60,8 +61,10 @@ def _feed(
             task = next(tasks, None)
         head, future = started.popleft()
         result = future.result()
+        del future  # it holds the inputs as well
         if isinstance(result, Inputs):
             result = job.merge(head.block, result)
+            release_freed()
         writer.put(head, result)
 
 

@@ -22,6 +22,7 @@ import torch
 from amm.config import MergeConfig
 from amm.engines import UnfinishedError
 from amm.engines.job import Job, Merged
+from amm.engines.pages import release_freed
 from amm.engines.recorder import Recorder
 
 logger = logging.getLogger("amm")
@@ -142,6 +143,7 @@ def _merge(config: str, names: list[str], threads: int) -> list[list[Merged]]:
         statistics = job.statistics(name)
         blocks = job.blocks(name)
         results.append([job.merge(block, job.read(block), statistics) for block in blocks])
+        release_freed()
     return results
 
 

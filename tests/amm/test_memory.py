@@ -57,3 +57,27 @@ def test_the_resident_set_grows_by_less_than_the_ceiling(large, pico, tmp_path, 
     assert done.returncode == 0, done.stderr
     total, anonymous = map(int, done.stdout.split())
     assert 0 < anonymous <= total < CEILING
+
+
+def test_freed_pieces_of_the_heap_are_given_back():
+    source = """
+import ctypes, re, torch
+ctypes.CDLL(None).mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: all that follows is of the heap
+from amm.engines.pages import release_freed
+
+def anonymous():
+    return int(re.search(r"RssAnon:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+
+before = anonymous()
+tensors = [torch.ones(2**18) for _ in range(200)]
+kept = tensors[9::10]
+del tensors
+torn = anonymous() - before
+release_freed()
+print(torn, anonymous() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    torn, left = map(int, done.stdout.split())
+    assert torn > 180e6
+    assert left < 30e6
