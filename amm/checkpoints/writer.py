@@ -269,7 +269,7 @@ class SafetensorsWriter:
         self._checksums[name] = zlib.crc32(data, self._checksums.get(name, 0))
         self._written[name] = done + data.nbytes
         self._dirty += data.nbytes
-        if self._dirty > _WRITE_BACK:
+        if self._dirty > _WRITE_BACK and hasattr(os, "posix_fadvise"):  # macOS has none
             # Lets the disk start now, so that little is left to be flushed at the end.
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
             self._dirty = 0

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _MADV_DONTNEED = 4
+_MAPS = Path("/proc/self/maps")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -52,8 +53,10 @@ class MappedPages:
             self.drop()
 
     def drop(self) -> None:
-        """Drop the pages of all maps of the files."""
-        for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        """Drop the pages of all maps of the files; macOS, which lists no maps, is left to do it."""
+        if not _MAPS.exists():
+            return
+        for line in _MAPS.read_text(encoding="utf-8").splitlines():
             place, _, _, _, _, *name = line.split(maxsplit=5)
             if name and name[0] in self._files:
                 first, last = (int(address, 16) for address in place.split("-"))

@@ -12,8 +12,9 @@ from pico_models import OTHER_FILES, SHAPES, load_folder, pico_weights, save_fol
 from safetensors.torch import load_file
 
 import amm
+from amm.checkpoints import writer
 from amm.diagnostics import layer_figures
-from amm.engines import job
+from amm.engines import job, pages
 from amm.layers import is_linear
 from amm.methods import Method, get_method, registry
 from amm.methods.registry import SideEntry, SideFile
@@ -34,6 +35,19 @@ def in_memory(base, experts, method, parameters, dtype=torch.float32):
             tau = vectors.mean(0) if settings.other_tensors == "mean" else vectors.sum(0)
         merged[key] = (stored.to(dtype) + tau).to(stored.dtype)
     return merged
+
+
+def test_what_macos_lacks_is_not_needed(pico, tmp_path, monkeypatch):
+    base, experts = pico
+    for folder in ("linux", "macos"):
+        amm.merge(base, experts, output=tmp_path / folder, method="mean")
+        monkeypatch.setattr(pages, "_MAPS", tmp_path / "nothing")
+        monkeypatch.setattr(pages, "_LIBC", None)
+        monkeypatch.setattr(job, "_MAPPED_SHARE", 2**40)
+        monkeypatch.setattr(writer, "_WRITE_BACK", 0)
+        monkeypatch.delattr("os.posix_fadvise", raising=False)
+    merged, expected = load_folder(tmp_path / "macos"), load_folder(tmp_path / "linux")
+    assert all(torch.equal(merged[key], expected[key]) for key in expected)
 
 
 @pytest.mark.parametrize(
