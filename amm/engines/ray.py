@@ -139,11 +139,13 @@ def _merge(config: str, names: list[str], threads: int) -> list[list[Merged]]:
     job = _job(config)
     results = []
     for name in names:
-        torch.set_num_threads(threads if job.rule(name).whole else 1)
+        whole = job.rule(name).whole
+        torch.set_num_threads(threads if whole else 1)
         statistics = job.statistics(name)
         blocks = job.blocks(name)
         results.append([job.merge(block, job.read(block), statistics) for block in blocks])
-        release_freed()
+        if whole:
+            release_freed()
     return results
 
 

@@ -32,13 +32,13 @@ BUILT_IN = [
 ]
 
 
-def test_known_methods():
-    assert set(BUILT_IN) <= set(method_names())
-
-
 @pytest.fixture(autouse=True)
 def registrations_end_with_the_test(monkeypatch):
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+
+
+def test_known_methods():
+    assert set(BUILT_IN) <= set(method_names())
 
 
 def test_registering_the_same_function_twice_is_fine():
