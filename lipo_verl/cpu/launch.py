@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import IO, NoReturn
 
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
+
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
 ARGUMENTS = ("hydra.searchpath=[pkg://lipo_verl.cpu.config]", "+platform=cpu")
 
@@ -37,13 +40,7 @@ def run_main_ppo(
     overrides = [argument for argument in overrides if not argument.startswith("-")]
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *options, *ARGUMENTS, *overrides]
     environment = {**os.environ, **(environment or {}), "VERL_PLATFORM": "cpu"}
-    # Processes that lose their parent become children of this one instead of init's, so that they
-    # can be found. vLLM's workers survive a failed run, and `ray stop`, otherwise.
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    before = set(psutil.Process().children(recursive=True))
-    main_thread = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, _interrupt) if main_thread else None
-    try:
+    with leave_nothing():
         # A session of its own: Ctrl-C reaches this process alone, which then ends the run in order.
         process = subprocess.Popen(
             command,
@@ -54,10 +51,37 @@ def run_main_ppo(
             start_new_session=True,
         )
         return process.wait()
+
+
+@contextmanager
+def leave_nothing(patience: float = 5.0) -> Iterator[None]:
+    """Every process that was started within, also those that were detached, has ended at the end.
+
+    SIGTERM raises KeyboardInterrupt within, as Ctrl-C does. From the first such signal on, and
+    while processes are ended, more of them are ignored: a shell, a batch system and an impatient
+    user send several, and another one would leave the rest running.
+
+    patience: seconds before a process that doesn't end is killed
+    """
+    # Processes that lose their parent become children of this one instead of init's, so that they
+    # can be found. vLLM's workers survive a failed run, and `ray stop`, otherwise.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    before = set(psutil.Process().children(recursive=True))
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in INTERRUPTIONS}
+    # A command in the background of a script is deaf to SIGINT, and stays it.
+    heard = [number for number, handler in handlers.items() if handler != signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, _interrupt)
+    try:
+        yield
     finally:
-        end_processes(set(psutil.Process().children(recursive=True)) - before)
-        if main_thread:
-            signal.signal(signal.SIGTERM, previous)
+        for number in heard:
+            signal.signal(number, signal.SIG_IGN)
+        end_processes(set(psutil.Process().children(recursive=True)) - before, patience)
+        for number in heard:
+            signal.signal(number, handlers[number])
 
 
 def end_processes(processes: set[psutil.Process], patience: float = 5.0) -> None:
@@ -78,4 +102,6 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    for each in INTERRUPTIONS:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt

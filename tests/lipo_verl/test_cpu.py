@@ -219,9 +219,10 @@ def start():
     yield run
     for process in started:
         process.kill()
-        process.communicate()
     for pid in filter(running, pids):
         os.kill(pid, signal.SIGKILL)
+    for process in started:
+        process.communicate()
 
 
 def test_detached_grandchild_is_ended_with_its_parent(start):
@@ -297,4 +298,17 @@ def test_interrupted_run_leaves_nothing(start, trainer, tmp_path, number):
     assert running(int(pid)) and running(detached)
     process.send_signal(number)
     assert process.wait(30) != 0
+    assert not running(int(pid)) and not running(detached)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_more_interruptions_do_not_cut_the_ending_short(start, trainer, tmp_path, number):
+    """As from a batch system that signals a whole process group, or from an impatient user."""
+    process, pid = start(LAUNCH, trainer("trap '' TERM; while true; do sleep 1; done"))
+    detached = int((tmp_path / "detached").read_text())
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(number)
+        time.sleep(0.05)
+    assert process.returncode not in (None, 0)
     assert not running(int(pid)) and not running(detached)

@@ -10,43 +10,35 @@ is this one's; 130 after an interruption.
 
 from __future__ import annotations
 
-import ctypes
-import signal
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
-from typing import IO, NoReturn
+from typing import IO
 
-import psutil
-
-from lipo_verl.cpu.launch import PR_SET_CHILD_SUBREAPER, end_processes
+from lipo_verl.cpu.launch import leave_nothing
 
 
 def supervise(log: Path, command: list[str]) -> int:
     """Runs the command and returns its exit code; see the module."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signal.signal(signal.SIGTERM, _interrupt)
-    with log.open("ab") as file:
-        # A session of its own: Ctrl-C reaches this process alone, which then ends the run in order.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        copier = threading.Thread(target=_copy, args=(process.stdout, file), daemon=True)
-        copier.start()
-        try:
+    try:
+        # Patience for verl on the CPU platform, which first ends its own processes.
+        with log.open("ab") as file, ExitStack() as ended, leave_nothing(patience=15):
+            # A session of its own: Ctrl-C reaches this process alone, which ends the run in order.
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            copier = threading.Thread(target=_copy, args=(process.stdout, file), daemon=True)
+            copier.start()
+            ended.callback(copier.join)
             return process.wait()
-        except KeyboardInterrupt:
-            return 130
-        finally:
-            # Patience for verl on the CPU platform, which first ends its own processes.
-            end_processes(set(psutil.Process().children(recursive=True)), patience=15)
-            copier.join()
+    except KeyboardInterrupt:
+        return 130
 
 
 def _copy(source: IO[bytes], file: IO[bytes]) -> None:
@@ -54,10 +46,6 @@ def _copy(source: IO[bytes], file: IO[bytes]) -> None:
         for target in (sys.stdout.buffer, file):
             target.write(chunk)
             target.flush()
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

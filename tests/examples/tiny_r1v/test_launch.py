@@ -204,9 +204,12 @@ def test_a_machine_that_lacks_something_stops_the_run_before_it_starts(environme
     assert calls(tmp_path) == []
 
 
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["one", "group"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("script", ["train.sh", "recipe.sh"])
-def test_an_interruption_ends_everything_that_was_started(environment, tmp_path, script, number):
+def test_an_interruption_ends_everything_that_was_started(
+    environment, tmp_path, script, number, send
+):
     """Also what detached itself, as Ray's and vLLM's processes do."""
     detached = f"{sys.executable} -c 'import time; time.sleep(600)' {tmp_path}"
     environment["TRAINER"] = f"setsid {detached} & touch {tmp_path}/started; {detached}"
@@ -214,7 +217,9 @@ def test_an_interruption_ends_everything_that_was_started(environment, tmp_path,
         arguments = [*QUICK, "--output", str(tmp_path / "run")]
     else:
         arguments = ["--profile", "quickstart", "--no-check", "--output", str(tmp_path / "runs")]
-    process = subprocess.Popen([LAUNCH / script, *arguments], env=environment)
+    process = subprocess.Popen(
+        [LAUNCH / script, *arguments], env=environment, start_new_session=True
+    )
 
     def ours():
         return [
@@ -225,7 +230,7 @@ def test_an_interruption_ends_everything_that_was_started(environment, tmp_path,
 
     try:
         until(lambda: (tmp_path / "started").exists() and len(ours()) == 2)
-        process.send_signal(number)
+        send(process.pid, number)
         assert process.wait(40) == 130
         assert ours() == []
     finally:
