@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -238,12 +239,12 @@ def measured(command: list[str]) -> Usage:
     """Run a command that prints JSON with `seconds` and `cpu` in its last line.
 
     Raises:
-        RuntimeError: it failed; with what it printed.
+        RuntimeError: it failed; with what it printed to its output. Its errors go to the terminal.
     """
-    with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+") as printed:
         peaks: list[tuple[int, int]] = []
         ended = threading.Event()
-        process = subprocess.Popen(command, stdout=printed, stderr=errors)
+        process = subprocess.Popen(command, stdout=printed)
         watch = threading.Thread(target=lambda: peaks.extend(memory_peaks(process.pid, ended)))
         watch.start()
         try:
@@ -253,9 +254,8 @@ def measured(command: list[str]) -> Usage:
             ended.set()
             watch.join()
         printed.seek(0)
-        errors.seek(0)
         if process.wait() != 0:
-            raise RuntimeError(f"{command[:2]} failed:\n{printed.read()}\n{errors.read()}")
+            raise RuntimeError(f"{command[:2]} failed:\n{printed.read()}")
         last = json.loads(printed.read().splitlines()[-1])
     return Usage(
         last.pop("seconds"),
@@ -323,11 +323,14 @@ def run_timed_merge(method: str, **options: Any) -> dict[str, Any]:
     register("timed", **traits)(timed(inner.function))
     done: list[tuple[str, float]] = []
     start = time.perf_counter()
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(method, total=1.0)
 
-    def progress(name: str, share: float) -> None:
-        done.append((name, time.perf_counter() - start))
+        def progress(name: str, share: float) -> None:
+            done.append((name, time.perf_counter() - start))
+            bar.update(task, completed=share)
 
-    merge(method="timed", progress=progress, **options)
+        merge(method="timed", progress=progress, **options)
     return {"inside": inside, "done": done}
 
 
