@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -252,15 +253,16 @@ def _check_same(output: Path, wanted: Mapping[str, Any]) -> None:
 def _plot(rows: Sequence[Mapping[str, Any]], files: Sequence[str], path: Path) -> None:
     columns = min(len(files), 3)
     lines = -(-len(files) // columns)
+    names = -(-len(rows) // (14 * lines))  # columns of the legend, which is no higher than the rest
     figure, panels = plt.subplots(
         lines,
         columns,
-        figsize=(3.2 * columns + 2, 3.4 * lines),
+        figsize=(3.2 * columns + 1.6 * names, 3.4 * lines),
         layout="constrained",
         squeeze=False,
     )
     for axes, file in zip(panels.flat, files, strict=False):
-        axes.set_prop_cycle(color=plt.colormaps["tab20"].colors)
+        colors = {kind: cycle(plt.colormaps["tab20"].colors) for kind in MARKERS}
         for row in rows:
             figures = row["figures"][file]
             axes.errorbar(
@@ -269,6 +271,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], files: Sequence[str], path: Path) -
                 xerr=_arms(figures, "mean_tokens"),
                 yerr=_arms(figures, "accuracy"),
                 fmt=MARKERS[row["kind"]],
+                color=next(colors[row["kind"]]),
                 markersize=10 if row["model"] == "amm" else 6,
                 elinewidth=0.6,
                 label=row["model"],
@@ -279,7 +282,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], files: Sequence[str], path: Path) -
     for axes in panels.flat[len(files) :]:
         axes.set_visible(False)
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right", fontsize="small")
+    figure.legend(handles, labels, loc="outside right", fontsize="small", ncols=names)
     unfinished = path.with_suffix(".tmp.png")
     figure.savefig(unfinished, dpi=150)
     plt.close(figure)
