@@ -67,21 +67,23 @@ def leave_nothing(patience: float = 5.0) -> Iterator[None]:
     # can be found. vLLM's workers survive a failed run, and `ray stop`, otherwise.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     before = set(psutil.Process().children(recursive=True))
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in INTERRUPTIONS}
+    main_thread = threading.current_thread() is threading.main_thread()
     # A command in the background of a script is deaf to SIGINT, and stays it.
-    heard = [number for number, handler in handlers.items() if handler != signal.SIG_IGN]
-    for number in heard:
+    handlers = {
+        number: handler
+        for number in INTERRUPTIONS
+        if main_thread and (handler := signal.getsignal(number)) != signal.SIG_IGN
+    }
+    for number in handlers:
         signal.signal(number, _interrupt)
     try:
         yield
     finally:
-        for number in heard:
+        for number in handlers:
             signal.signal(number, signal.SIG_IGN)
         end_processes(set(psutil.Process().children(recursive=True)) - before, patience)
-        for number in heard:
-            signal.signal(number, handlers[number])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def end_processes(processes: set[psutil.Process], patience: float = 5.0) -> None:
