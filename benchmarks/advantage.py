@@ -3,15 +3,17 @@
     python benchmarks/advantage.py [--easyr1 CHECKOUT] [--entries N]
 
 The floor is the least that any estimator of this kind does: one masked sum over the rewards and one
-write of the advantages. Each estimator runs once per round, in turn; a time is the median over the
-rounds, a ratio the median of the ratios within a round. Small batches run more rounds, so that
-every size gets about the same time. On the CPU, and on CUDA where there is one.
+write of the advantages. Each estimator runs once per round, in an order drawn anew for each, as
+what ran before leaves the caches warm for its like; a time is the median over the rounds, a ratio
+the median of the ratios within a round. Small batches run more rounds, so that every size gets
+about the same time. On the CPU, and on CUDA where there is one.
 """
 
 import argparse
 import functools
 import importlib
 import os
+import random
 import statistics
 import sys
 import time
@@ -88,11 +90,12 @@ def measure(
     """Seconds of every round, per estimator; the first round, a warm-up, is left out."""
     given = batch(*size, device)
     times: dict[str, list[float]] = {name: [] for name in estimators}
+    rng = random.Random(0)
     for k in range(rounds + 1):
-        for name, estimator in estimators.items():
+        for name in rng.sample(list(estimators), len(estimators)):
             if name in slow and k > SLOW_ROUNDS:
                 continue
-            times[name].append(seconds(lambda e=estimator: e(*given), device))
+            times[name].append(seconds(lambda e=estimators[name]: e(*given), device))
     return {name: of_round[1:] for name, of_round in times.items()}
 
 

@@ -145,10 +145,10 @@ def _rows_by_group_size(uids: Sequence[Any] | ndarray) -> Iterator[ndarray]:
     group = np.fromiter(map(first_row.setdefault, uids, count()), np.int64, len(uids))
     rows = group.argsort(kind="stable")
     sizes = np.bincount(group)
-    sizes = sizes[sizes > 0]
-    if (sizes == sizes[0]).all():
-        yield rows.reshape(len(sizes), -1)
+    if sizes.max() * len(first_row) == len(uids):
+        yield rows.reshape(len(first_row), -1)
         return
+    sizes = sizes[sizes > 0]
     starts = sizes.cumsum() - sizes
     for size in np.unique(sizes):
         first = starts[sizes == size]
