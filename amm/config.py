@@ -80,8 +80,8 @@ class MergeConfig(Settings):
         parameters: settings of the method.
         save_dtype: dtype of the merged weights; None keeps that of each tensor of the base.
         compute_dtype: dtype in which differences are taken and merged.
-        device: where the method runs: `cpu`, `cuda`, or `cuda:N`. Tensors are read, and the rest
-            of the work is done, on the CPU.
+        device: where methods run that take a layer as a whole: `cpu`, `cuda`, or `cuda:N`. The
+            others are done before a GPU has their blocks; they and all else run on the CPU.
         engine: `local`, or `ray` to spread the tensors over a Ray cluster; the output is the same.
         max_memory: ceiling of the memory that the merge takes beyond what the program itself does,
             mapped pages of the inputs included; with `ray` in each process.

@@ -12,7 +12,7 @@ import math
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -471,7 +471,8 @@ class Timer:
         if key not in self.probes:
             generator = torch.Generator().manual_seed(0)
             vectors = torch.randn(self.experts, *unit, generator=generator, dtype=self.dtype)
-            vectors = vectors.to(self.device)
+            if not method.elementwise:
+                vectors = vectors.to(self.device)
             self.probes[key] = self._time(lambda: _call(method, settings, vectors))
         return self.probes[key]
 
@@ -504,7 +505,11 @@ def _scaled(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
 def _call(method: Method, settings: Settings, vectors: torch.Tensor) -> torch.Tensor:
     statistics = None
     if method.statistics is not None:
-        statistics = method.statistics(lambda: iter([vectors]), settings)
+
+        def blocks(every: int = 1) -> Iterator[torch.Tensor]:
+            yield vectors if every == 1 else vectors.flatten(1)[:, ::every]
+
+        statistics = method.statistics(blocks, settings)
     if method.place:
         return method.function(vectors, settings, Place("probe.weight", 0, statistics))
     return method.function(vectors, settings)

@@ -111,7 +111,7 @@ def merge(
         parameters: settings of the method.
         save_dtype: dtype of the merged weights, by default the base's.
         compute_dtype: float32 or float64.
-        device: where the method runs.
+        device: where a method runs that takes a layer as a whole.
         engine: `local` or `ray`.
         max_memory: ceiling of memory.
         hash_inputs: hash the inputs' weight files for the report.

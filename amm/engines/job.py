@@ -21,12 +21,13 @@ from amm.diagnostics import LayerFigures, layer_figures
 from amm.engines.pages import MappedPages
 from amm.errors import InputError
 from amm.layers import is_linear
+from amm.loops import bfloat16_difference, count_changes, difference
 from amm.methods import Method, get_method
 from amm.methods.registry import Place, SideFile
 from amm.settings import Settings
 
-BLOCK_ENTRIES = 2**17
-"""Entries of a block of an elementwise merge; a few task vectors of that size fit the cache."""
+BLOCK_ENTRIES = 2**18
+"""Entries of a block of an elementwise merge: small for the cache, large for the calls on it."""
 
 BLOCK_MULTIPLE = 8
 """All blocks of a tensor but the last have a multiple of so many entries: bits pack into bytes."""
@@ -187,10 +188,9 @@ class Job:
         if rule.method is None or rule.method.statistics is None:
             return None
 
-        def stream() -> Iterator[Tensor]:
+        def stream(every: int = 1) -> Iterator[Tensor]:
             for block in self.blocks(name):
-                vectors = self.read(block).task_vectors
-                yield vectors.to(self.config.device)
+                yield self.read(block).task_vectors if every == 1 else self._sample(block, every)
 
         return rule.method.statistics(stream, rule.settings)
 
@@ -210,12 +210,14 @@ class Job:
             return Inputs(base, base, None, False)
         start = base.to(self.dtype)
         vectors = torch.empty(len(self.experts), *base.shape, dtype=self.dtype)
+        moved = False
         for vector, expert, names in zip(vectors, self.experts, self.names, strict=True):
-            vector.copy_(self._read(expert, names[block.name], block.rows)).sub_(start)
-        total = vectors.sum().item()
-        if not math.isfinite(total) and not torch.isfinite(vectors).all():
-            self._blame(block)
-        return Inputs(base, start, vectors, moved=total != 0 or bool(vectors.any()))
+            weights = self._read(expert, names[block.name], block.rows)
+            finite, differs = _subtract(weights, start, vector)
+            if not finite:
+                self._blame(block)
+            moved |= differs
+        return Inputs(base, start, vectors, moved)
 
     def merge(self, block: Block, inputs: Inputs, statistics: object = None) -> Merged:
         """Merge a block, and round it once.
@@ -230,17 +232,19 @@ class Job:
         if not inputs.moved:
             still = () if side is None else (vectors, torch.zeros_like(vectors[0]))
             return Merged(_bytes(unmerged), self._side_bytes(entry, side, *still))
-        vectors = vectors.to(self.config.device)
+        if rule.whole:  # elsewhere copying to a GPU and back would take longer than the work
+            vectors = vectors.to(self.config.device)
         place = (Place(block.name, block.start, statistics),) if rule.method.place else ()
         tau = rule.method.function(vectors, rule.settings, *place)
-        merged = self._rounded(entry, inputs.start + tau.cpu())
-        changed = tau.cpu().numpy() != 0
+        added = tau.cpu()
+        merged = self._rounded(entry, inputs.start + added)
+        changed, kept = count_changes(_flat(added), _bits(merged), _bits(unmerged))
         return Merged(
             _bytes(merged),
             self._side_bytes(entry, side, vectors, tau),
             moved=True,
-            changed=int(np.count_nonzero(changed)),
-            kept=int(np.count_nonzero(changed & (_bits(merged) != _bits(unmerged)))),
+            changed=changed,
+            kept=kept,
             layer=layer_figures(vectors, tau) if rule.whole else None,
         )
 
@@ -302,6 +306,15 @@ class Job:
         self._pages.count(tensor.nbytes)
         return tensor
 
+    def _sample(self, block: Block, every: int) -> Tensor:
+        """K × n task vectors of one entry in `every`."""
+        start = self._read(self.base, block.name, block.rows).flatten()[::every].to(self.dtype)
+        vectors = torch.empty(len(self.experts), *start.shape, dtype=self.dtype)
+        for vector, expert, names in zip(vectors, self.experts, self.names, strict=True):
+            read = self._read(expert, names[block.name], block.rows)
+            vector.copy_(read.flatten()[::every]).sub_(start)
+        return vectors
+
     def _blame(self, block: Block) -> None:
         """Say which input has entries that aren't finite."""
         named = zip(self.experts, self.names, strict=True)
@@ -353,6 +366,13 @@ def row_blocks(shape: Sequence[int], entries: int) -> list[slice | None]:
     return [slice(at, min(at + rows, shape[0])) for at in range(0, shape[0], rows)]
 
 
+def _subtract(weights: Tensor, start: Tensor, vector: Tensor) -> tuple[bool, bool]:
+    """Writes weights − start into `vector`; whether all is finite, and whether one isn't zero."""
+    if weights.dtype == torch.bfloat16 and vector.dtype == torch.float32:
+        return bfloat16_difference(_bits(weights), _flat(start), _flat(vector))
+    return difference(_flat(weights.to(vector.dtype)), _flat(start), _flat(vector))
+
+
 def _is_finite(values: Tensor) -> bool:
     """In one quick pass: a sum with an infinity or NaN isn't finite; one that overflows is rare."""
     return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
@@ -361,7 +381,11 @@ def _is_finite(values: Tensor) -> bool:
 def _bits(tensor: Tensor) -> np.ndarray:
     """The entries as integers: NumPy knows no bfloat16, and torch compares many times slower."""
     integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.dtype.itemsize]
-    return tensor.view(integer).numpy()
+    return _flat(tensor.view(integer))
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().reshape(-1).numpy()
 
 
 def _bytes(tensor: Tensor) -> np.ndarray:

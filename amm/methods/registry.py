@@ -17,7 +17,7 @@ import importlib.metadata
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,8 +28,17 @@ from amm.settings import Settings
 MethodFunction = Callable[..., Tensor]
 """(task vectors, settings), and a `Place` where the method asks for one."""
 
-Blocks = Callable[[], Iterator[Tensor]]
-"""Starts over each time it is called: K × block task vectors, all blocks of one tensor in order."""
+
+class Blocks(Protocol):
+    """Starts over each time it is called: the task vectors of one tensor, in blocks, in order."""
+
+    def __call__(self, every: int = 1) -> Iterator[Tensor]:
+        """K × block task vectors on the CPU; K × n of one entry in `every` where that is above 1.
+
+        A sample is read in a fraction of the time, and isn't checked for NaN and infinities.
+        """
+        ...
+
 
 OtherTensors = Literal["mean", "base", "task_arithmetic"]
 ENTRY_POINTS = "amm.methods"

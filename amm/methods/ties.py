@@ -13,8 +13,6 @@ mergekit takes + there.
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 
 import numpy as np
@@ -23,13 +21,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from amm.loops import count_around, elected_mean
 from amm.methods.registry import Blocks, Place, register
 from amm.settings import Settings
 
 _SAMPLED = 61
 """One entry in so many is sampled; prime, so that the sample is of all columns."""
 
-_Magnitudes = npt.NDArray[np.floating]
+_Floats = npt.NDArray[np.floating]
 
 
 class TiesSettings(Settings):
@@ -47,28 +46,24 @@ class TiesSettings(Settings):
 def thresholds(blocks: Blocks, settings: TiesSettings) -> Tensor:
     """For each expert the magnitude of the smallest entry that is kept: the ⌊density·n⌋-th largest.
 
-    Exact, and in little memory: a sample tells between which magnitudes it lies; in one more pass
-    over the tensor those above are counted and those between are collected (Floyd and Rivest,
-    1975). Where the sample misled, once more between wider ones.
+    Exact, and in little memory: a sample tells between which magnitudes it lies; in one pass over
+    the tensor those above are counted and those between are collected (Floyd and Rivest, 1975).
+    Where the sample misled, once more between wider ones.
 
     Args:
-        blocks: starts a stream of K × block task vectors, float32 or float64.
+        blocks: starts a stream of K × block task vectors on the CPU, float32 or float64.
         settings: the density.
 
     Returns:
-        K magnitudes, in the dtype of the blocks, on the CPU.
+        K magnitudes, in the dtype of the blocks.
     """
-    stream = blocks()
-    first = next(stream)
-    dtype = np.dtype(str(first.dtype).removeprefix("torch."))
-    samples = [_Collected(dtype) for _ in first]
-    size = 0
-    for block in itertools.chain([first], stream):
+    sampled = [_flat(block) for block in blocks(_SAMPLED)]
+    dtype = sampled[0].dtype
+    samples = [_Collected(dtype) for _ in sampled[0]]
+    for block in sampled:
         for vector, sample in zip(block, samples, strict=True):
-            sample.add(_magnitudes(vector)[-size % _SAMPLED :: _SAMPLED])
-        size += block[0].numel()
-    found: list[float | None] = [None if size else 0.0] * len(samples)
-    count = max(1, int(settings.density * size))
+            sample.add(abs(vector))
+    found: list[float | None] = [None if len(sample) else 0.0 for sample in samples]
     middle = settings.density * len(samples[0])
     margin = 2 + 4 * math.sqrt(middle * (1 - settings.density))
     while None in found:
@@ -76,16 +71,19 @@ def thresholds(blocks: Blocks, settings: TiesSettings) -> Tensor:
             _Bracket(sample.largest(middle + margin, -1.0), sample.largest(middle - margin), dtype)
             for sample in samples
         ]
-        for block in blocks():
+        size = 0
+        for block in map(_flat, blocks()):
             for vector, bracket in zip(block, brackets, strict=True):
-                bracket.add(_magnitudes(vector))
+                bracket.add(vector)
+            size += block.shape[1]
+        count = max(1, int(settings.density * size))
         found = [bracket.largest(count) for bracket in brackets]
         margin *= 16
-    return torch.tensor(found, dtype=first.dtype)
+    return torch.from_numpy(np.array(found, dtype))
 
 
-def _magnitudes(vector: Tensor) -> _Magnitudes:
-    return vector.abs().flatten().cpu().numpy()
+def _flat(vectors: Tensor) -> _Floats:
+    return vectors[..., None].flatten(1).numpy()  # K scalars too become K × 1
 
 
 class _Collected:
@@ -98,7 +96,7 @@ class _Collected:
     def __len__(self) -> int:
         return len(self._bytes) // self._dtype.itemsize
 
-    def add(self, magnitudes: _Magnitudes) -> None:
+    def add(self, magnitudes: _Floats) -> None:
         self._bytes += magnitudes.tobytes()
 
     def largest(self, rank: float, beyond: float = math.inf) -> float:
@@ -115,16 +113,17 @@ class _Bracket:
     """Counts magnitudes at and above a bound and at a lower one, and collects those between."""
 
     def __init__(self, low: float, high: float, dtype: np.dtype) -> None:
-        self._low, self._high = low, high
+        self._low, self._high = dtype.type(low), dtype.type(high)
         self._above = self._at_high = self._at_low = 0
         self._between = _Collected(dtype)
 
-    def add(self, magnitudes: _Magnitudes) -> None:
-        self._above += np.count_nonzero(magnitudes > self._high)
-        self._at_high += np.count_nonzero(magnitudes == self._high)
-        if self._low < self._high:
-            self._at_low += np.count_nonzero(magnitudes == self._low)
-            self._between.add(magnitudes[(magnitudes > self._low) & (magnitudes < self._high)])
+    def add(self, vector: _Floats) -> None:
+        room = np.empty(len(vector) + 1, vector.dtype)
+        above, at_high, at_low, between = count_around(vector, self._low, self._high, room)
+        self._above += above
+        self._at_high += at_high
+        self._at_low += at_low if self._low < self._high else 0
+        self._between.add(room[:between])
 
     def largest(self, rank: int) -> float | None:
         """The rank-th largest of all; None if it is outside the bounds."""
@@ -151,34 +150,27 @@ def ties(task_vectors: Tensor, settings: TiesSettings, place: Place) -> Tensor:
     """TIES: trim each task vector, elect a sign for each entry, average what has that sign.
 
     Args:
-        task_vectors: K × the block's shape, τ_i = W_i − W_0, float32 or float64.
+        task_vectors: K × the block's shape on the CPU, τ_i = W_i − W_0, float32 or float64.
         settings: see `TiesSettings`.
         place: its `statistics` are the K `thresholds` of the whole tensor.
 
     Returns:
         scale · τ, the block's shape.
     """
-    below = torch.nextafter(place.statistics, torch.full_like(place.statistics, -1.0)).tolist()
-    kept = torch.empty_like(task_vectors)
-    for row, vector, bound in zip(kept, task_vectors, below, strict=True):
-        torch.hardshrink(vector, bound, out=row)
-    return settings.scale * disjoint_mean(kept)
+    return settings.scale * disjoint_mean(task_vectors, place.statistics)
 
 
-def disjoint_mean(vectors: Tensor) -> Tensor:
+def disjoint_mean(vectors: Tensor, bounds: Tensor | None = None) -> Tensor:
     """Entry by entry, the mean of those that have the sign of the sum.
 
     Args:
-        vectors: K × any shape, float32 or float64.
+        vectors: K × any shape on the CPU, float32 or float64.
+        bounds: K magnitudes, of the same dtype: what is smaller counts as 0. None: nothing is.
 
     Returns:
         That shape; 0 where the sum is.
     """
-    mass = vectors[0].to(torch.float64, copy=True)
-    for vector in vectors[1:]:
-        mass += vector
-    sign = mass.sign_().to(vectors.dtype)
-    agreeing = (vectors * sign).relu_()
-    total = functools.reduce(torch.add, agreeing)
-    count = functools.reduce(torch.add, agreeing.sign())
-    return total.mul_(sign).div_(count.clamp_min_(1))
+    bounds = torch.zeros(len(vectors), dtype=vectors.dtype) if bounds is None else bounds
+    mean = torch.empty_like(vectors[0])
+    elected_mean(_flat(vectors), bounds.numpy(), mean.view(-1).numpy())
+    return mean

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from method_cases import close, draw, in_blocks, seeds
+from method_cases import blocks_of, close, draw, in_blocks, seeds
 
 from amm.methods.ties import TiesSettings, disjoint_mean, thresholds
 
@@ -47,7 +47,7 @@ def test_is_the_papers_procedure_in_blocks_of_any_size(seed, density, dtype, row
 def test_thresholds_are_exact_for_all_floats(values, density, dtype, rows):
     """Zeros, subnormals and equal magnitudes too; bit for bit."""
     vectors = torch.tensor([values, values[::-1]], dtype=dtype)
-    found = thresholds(lambda: iter(vectors.split(rows, dim=1)), TiesSettings(density=density))
+    found = thresholds(blocks_of(vectors, rows), TiesSettings(density=density))
     count = max(1, int(density * len(values)))
     expected = vectors.abs().sort(dim=1, descending=True).values[:, count - 1]
     assert torch.equal(found, expected) and found.dtype == dtype
@@ -58,7 +58,7 @@ def test_thresholds_are_exact_for_all_floats(values, density, dtype, rows):
 def test_thresholds_are_exact_where_many_magnitudes_are_equal(levels, density):
     vectors = (draw((2, 300, 200), 0).float() * levels).round() / levels
     vectors[1] = vectors[1].flatten().sort().values.view(300, 200)  # a sample of it is misled
-    found = thresholds(lambda: iter(vectors.split(7, dim=1)), TiesSettings(density=density))
+    found = thresholds(blocks_of(vectors, 7), TiesSettings(density=density))
     expected = vectors.abs().flatten(1).sort(dim=1, descending=True).values
     assert torch.equal(found, expected[:, int(density * 60_000) - 1])
 
@@ -87,7 +87,7 @@ def test_the_minority_sign_does_not_count():
 @pytest.mark.parametrize("shape", [(2,), (2, 0), (2, 0, 3), (2, 1)])
 def test_scalars_and_empty_tensors(shape):
     vectors = torch.full(shape, 2.0)
-    statistics = thresholds(lambda: iter([vectors]), TiesSettings())
+    statistics = thresholds(blocks_of(vectors, 9), TiesSettings())
     assert statistics.tolist() == [2.0 if vectors.numel() else 0.0] * 2
 
 
