@@ -211,8 +211,7 @@ class Job:
         start = base.to(self.dtype)
         vectors = torch.empty(len(self.experts), *base.shape, dtype=self.dtype)
         moved = False
-        for vector, expert, names in zip(vectors, self.experts, self.names, strict=True):
-            weights = self._read(expert, names[block.name], block.rows)
+        for vector, weights in zip(vectors, self._expert_weights(block), strict=True):
             finite, differs = _subtract(weights, start, vector)
             if not finite:
                 self._blame(block)
@@ -310,10 +309,13 @@ class Job:
         """K × n task vectors of one entry in `every`."""
         start = self._read(self.base, block.name, block.rows).flatten()[::every].to(self.dtype)
         vectors = torch.empty(len(self.experts), *start.shape, dtype=self.dtype)
-        for vector, expert, names in zip(vectors, self.experts, self.names, strict=True):
-            read = self._read(expert, names[block.name], block.rows)
-            vector.copy_(read.flatten()[::every]).sub_(start)
+        for vector, weights in zip(vectors, self._expert_weights(block), strict=True):
+            vector.copy_(weights.flatten()[::every]).sub_(start)
         return vectors
+
+    def _expert_weights(self, block: Block) -> Iterator[Tensor]:
+        for expert, names in zip(self.experts, self.names, strict=True):
+            yield self._read(expert, names[block.name], block.rows)
 
     def _blame(self, block: Block) -> None:
         """Say which input has entries that aren't finite."""

@@ -57,10 +57,10 @@ def thresholds(blocks: Blocks, settings: TiesSettings) -> Tensor:
     Returns:
         K magnitudes, in the dtype of the blocks.
     """
-    sampled = [_flat(block) for block in blocks(_SAMPLED)]
-    dtype = sampled[0].dtype
-    samples = [_Collected(dtype) for _ in sampled[0]]
-    for block in sampled:
+    samples: list[_Collected] = []
+    for block in map(_flat, blocks(_SAMPLED)):
+        dtype = block.dtype
+        samples = samples or [_Collected(dtype) for _ in block]
         for vector, sample in zip(block, samples, strict=True):
             sample.add(abs(vector))
     found: list[float | None] = [None if len(sample) else 0.0 for sample in samples]
