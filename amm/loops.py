@@ -1,159 +1,414 @@
 """Loops over entries that torch and NumPy would need a dozen passes over memory for.
 
-numba compiles each when it is first called, and keeps the result on the disk. Nothing is summed in
-another order than the source says (no `fastmath`), so that the bytes don't depend on the processor.
+numba compiles each when it is first needed, for the dtypes that are asked for, and keeps the result
+on the disk. Nothing is summed in another order than the source says (no `fastmath`), so that the
+bytes don't depend on the processor.
+
+`merge_entries` and `visit` go through a block once, in chunks that stay in the first cache: first
+the differences from the base, then what a method does with them. Each is handed on as a pointer to
+machine code, which numba can keep on the disk for any method.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+CHUNK = 1024
+"""Entries whose intermediate results stay in the first cache; loops over them become vectors."""
 
-_CHUNK = 1024
-"""Entries whose intermediate results stay in the first cache; the loops within become vectors."""
-
-
-def _compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """The function, compiled at its first call: numba takes half a second to import."""
-
-    @functools.cache
-    def machine_code() -> Any:
-        import numba
-
-        try:
-            return numba.njit(nogil=True, cache=True)(function)
-        except RuntimeError:  # no folder to keep it in: neither this one nor the user's is writable
-            return numba.njit(nogil=True)(function)
-
-    @functools.wraps(function)
-    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        return machine_code()(*args, **kwargs)
-
-    return call
+Numbers = tuple[npt.NDArray, ...]
+"""Entries of 1 + K tensors, W_0 and the W_i: (N,), C-contiguous and of one dtype. Floats, or int16
+for the bits of bfloat16, the upper half of float32, which NumPy doesn't know."""
 
 
-@_compiled
-def elected_mean(vectors: npt.NDArray, bounds: npt.NDArray, mean: npt.NDArray) -> None:
-    """Entry by entry, the mean of the kept values that have the sign of their sum; 0 where it is 0.
+class Loop:
+    """A function that numba compiles, apart for each choice of dtypes.
 
     Args:
-        vectors: (K, N) float32 or float64; magnitudes from their row's bound on are kept.
-        bounds: (K,) of that dtype.
-        mean: (N,) of that dtype; is written.
+        function: what is compiled; it may call NumPy's functions only.
+        signature: (numba's types, then dtypes and numbers) → the signature.
+
+    Attributes:
+        compiled: (the same dtypes and numbers) → the machine code, to be called.
     """
-    experts, entries = vectors.shape
-    zero, one = vectors.dtype.type(0), vectors.dtype.type(1)
-    mass, sign = np.empty(_CHUNK, np.float64), np.empty(_CHUNK, vectors.dtype)
-    total, count = np.empty(_CHUNK, vectors.dtype), np.empty(_CHUNK, vectors.dtype)
-    for first in range(0, entries, _CHUNK):
-        size = min(_CHUNK, entries - first)
-        mass[:], total[:], count[:] = 0.0, zero, zero
-        for k in range(experts):
-            chunk, bound = vectors[k, first : first + size], bounds[k]
-            for j in range(size):
-                mass[j] += chunk[j] if abs(chunk[j]) >= bound else zero
-        for j in range(size):
-            sign[j] = np.sign(mass[j])
-        for k in range(experts):
-            chunk, bound = vectors[k, first : first + size], bounds[k]
-            for j in range(size):
-                x = chunk[j] * sign[j]
-                agrees = (x > zero) & (x >= bound)
-                total[j] += x if agrees else zero
-                count[j] += one if agrees else zero
-        merged = mean[first : first + size]
-        for j in range(size):
-            merged[j] = total[j] * sign[j] / max(count[j], one)
+
+    def __init__(self, function: Callable[..., Any], signature: Callable[..., Any]) -> None:
+        self.function = function
+        self.signature = signature
+        self.compiled = functools.cache(self._compiled)
+        functools.update_wrapper(self, function)
+
+    def _compiled(self, *choice: np.dtype | int) -> Any:
+        import numba  # takes half a second
+
+        chosen = (x if isinstance(x, int) else numba.from_dtype(x) for x in choice)
+        signature = self.signature(numba.types, *chosen)
+        try:
+            return numba.njit(signature, nogil=True, cache=True)(self.function)
+        except RuntimeError:  # no folder to keep it in: neither this one nor the user's is writable
+            return numba.njit(signature, nogil=True)(self.function)
 
 
-@_compiled
+def _loop(signature: Callable[..., Any]) -> Callable[[Callable[..., Any]], Loop]:
+    return functools.partial(Loop, signature=signature)
+
+
+def _kernel(t: Any, real: Any) -> Any:
+    return t.void(real[:, ::1], t.float64[::1], real[::1])
+
+
+def _visitor(t: Any, real: Any) -> Any:
+    return t.void(real[:, ::1], t.intp, real[:, ::1], t.int64[:, ::1], real[:, ::1])
+
+
+def _writer(t: Any, real: Any, stored: Any) -> Any:
+    return t.Tuple((t.boolean, t.int64, t.int64))(real[::1], real[::1], stored[::1])
+
+
+def _subtraction(t: Any, tensors: int, number: Any, real: Any) -> Any:
+    numbers = t.UniTuple(number[::1], tensors)
+    return t.UniTuple(t.boolean, 2)(numbers, t.intp, real[::1], real[:, ::1])
+
+
+def kernel(function: Callable[[npt.NDArray, npt.NDArray, npt.NDArray], None]) -> Loop:
+    """Declares a method's work on some entries, compiled for float32 or float64.
+
+    The function is called with K × at least N task vectors, any number of parameters in float64,
+    and N entries that it writes: what is added to the base.
+    """
+    return Loop(function, _kernel)
+
+
+def visitor(function: Callable[..., None]) -> Loop:
+    """Declares what a method looks for in a tensor, compiled for float32 or float64.
+
+    The function is called with K × at least N task vectors, N, and three 2-D arrays to keep what it
+    finds in: of that dtype, of int64, of that dtype.
+    """
+    return Loop(function, _visitor)
+
+
+def apply(method: Loop, parameters: Sequence[float], vectors: npt.NDArray) -> npt.NDArray:
+    """What a kernel makes of K × N task vectors, (N,) of their dtype."""
+    tau = np.empty_like(vectors[0])
+    method.compiled(vectors.dtype)(vectors, np.array(parameters, np.float64), tau)
+    return tau
+
+
+class Outcome(NamedTuple):
+    """What `merge_entries` found.
+
+    Attributes:
+        finite: all task vectors are.
+        moved: some task vector isn't zero.
+        fits: all merged weights are finite.
+        changed: entries that the merge moves, before rounding.
+        kept: how many of them still differ from the base after rounding.
+    """
+
+    finite: bool
+    moved: bool
+    fits: bool
+    changed: int
+    kept: int
+
+
+def merge_entries(
+    method: Loop,
+    parameters: Sequence[float],
+    numbers: Numbers,
+    merged: npt.NDArray,
+    dtype: np.dtype,
+) -> Outcome:
+    """Merge entry by entry: W_0 + what the method's kernel makes of the task vectors.
+
+    Args:
+        method: the kernel.
+        parameters: its parameters.
+        numbers: W_0, then the W_i.
+        merged: (N,) float32, float64, or int16 for bfloat16; is written.
+        dtype: float32 or float64, for everything between.
+    """
+    write = _write_bfloat16 if merged.dtype == np.int16 else _write
+    stored = numbers[0].dtype
+    merge = _merge_chunks.compiled(len(numbers), stored, dtype, merged.dtype)
+    finite, moved, fits, changed, kept = merge(
+        _differences.compiled(len(numbers), stored, dtype),
+        method.compiled(dtype),
+        write.compiled(dtype, merged.dtype),
+        np.array(parameters, np.float64),
+        numbers,
+        np.empty((len(numbers) + 1, CHUNK), dtype),
+        merged,
+    )
+    return Outcome(bool(finite), bool(moved), bool(fits), changed, kept)
+
+
+def visit(
+    method: Loop, numbers: Numbers, keeps: tuple[npt.NDArray, npt.NDArray, npt.NDArray]
+) -> bool:
+    """Show a method's visitor all task vectors, in the dtype of what it keeps.
+
+    Args:
+        method: the visitor.
+        numbers: W_0, then the W_i.
+        keeps: its three arrays.
+
+    Returns:
+        Whether all task vectors are finite.
+    """
+    stored, dtype = numbers[0].dtype, keeps[0].dtype
+    return bool(
+        _visit_chunks.compiled(len(numbers), stored, dtype)(
+            _differences.compiled(len(numbers), stored, dtype),
+            method.compiled(dtype),
+            numbers,
+            np.empty((len(numbers), CHUNK), dtype),
+            *keeps,
+        )
+    )
+
+
+def task_vectors(numbers: Numbers, dtype: np.dtype) -> tuple[npt.NDArray, npt.NDArray, bool, bool]:
+    """W_0 (N,) and the task vectors (K, N); whether all of these are finite, and one isn't zero."""
+    start = np.empty(len(numbers[0]), dtype)
+    vectors = np.empty((len(numbers) - 1, len(start)), dtype)
+    subtract = _differences.compiled(len(numbers), numbers[0].dtype, dtype)
+    finite, moved = subtract(numbers, 0, start, vectors)
+    return start, vectors, bool(finite), bool(moved)
+
+
+@_loop(_subtraction)
+def _differences(
+    numbers: Numbers, first: int, start: npt.NDArray, vectors: npt.NDArray
+) -> tuple[bool, bool]:
+    """Writes W_i − W_0 of some entries.
+
+    Args:
+        numbers: W_0, then the W_i.
+        first: of the entries.
+        start: (n,) float32 or float64; becomes W_0 of the entries first … first + n − 1.
+        vectors: (K, at least n) of that dtype; becomes the differences.
+
+    Returns:
+        Whether all differences are finite, and whether one isn't zero.
+    """
+    size = len(start)
+    for i in range(len(numbers)):
+        own = numbers[i][first : first + size]
+        values = start if i == 0 else vectors[i - 1, :size]
+        if own.itemsize == 2:
+            for j in range(size):
+                values[j] = np.uint32(np.uint32(own[j]) << np.uint32(16)).view(np.float32)
+        else:
+            for j in range(size):
+                values[j] = own[j]
+    largest = np.finfo(start.dtype).max
+    finite, moved = True, False
+    for k in range(len(vectors)):
+        vector = vectors[k, :size]
+        for j in range(size):
+            vector[j] -= start[j]
+            finite &= abs(vector[j]) <= largest
+            moved |= vector[j] != 0
+    return finite, moved
+
+
+@_loop(_writer)
+def _write_bfloat16(
+    start: npt.NDArray, tau: npt.NDArray, merged: npt.NDArray[np.int16]
+) -> tuple[bool, int, int]:
+    """Writes start + tau, rounded as torch does: by way of float32, half to even.
+
+    Returns:
+        Whether all fit, how many entries of tau aren't 0, and how many of these change the bits.
+    """
+    fits, changed, kept = True, np.int32(0), np.int32(0)
+    half, one, up = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
+    for j in range(len(tau)):
+        before = np.float32(start[j]).view(np.uint32)
+        odd = np.uint32(np.uint32(before >> up) & one)
+        before = np.uint32(np.uint32(before + np.uint32(half + odd)) >> up)
+        total = np.float32(start[j] + tau[j] if tau[j] != 0 else start[j])
+        after = total.view(np.uint32)
+        odd = np.uint32(np.uint32(after >> up) & one)
+        after = np.uint32(np.uint32(after + np.uint32(half + odd)) >> up)
+        merged[j] = np.int16(after)
+        fits &= (total == total) & (np.uint32(after & np.uint32(0x7F80)) != np.uint32(0x7F80))
+        changed = np.int32(changed + np.int32(tau[j] != 0))
+        kept = np.int32(kept + np.int32((tau[j] != 0) & (before != after)))
+    return fits, changed, kept
+
+
+@_loop(_writer)
+def _write(start: npt.NDArray, tau: npt.NDArray, merged: npt.NDArray) -> tuple[bool, int, int]:
+    """As `_write_bfloat16`, for float32 and float64."""
+    largest = np.finfo(merged.dtype).max
+    fits, changed, kept = True, np.int32(0), np.int32(0)
+    for j in range(len(tau)):
+        merged[j] = start[j]
+        before = merged[j]
+        merged[j] = start[j] + tau[j] if tau[j] != 0 else start[j]
+        fits &= abs(merged[j]) <= largest
+        changed = np.int32(changed + np.int32(tau[j] != 0))
+        kept = np.int32(kept + np.int32((tau[j] != 0) & (before != merged[j])))
+    return fits, changed, kept
+
+
+@_loop(
+    lambda t, tensors, number, real, stored: t.Tuple(
+        (t.boolean, t.boolean, t.boolean, t.int64, t.int64)
+    )(
+        t.FunctionType(_subtraction(t, tensors, number, real)),
+        t.FunctionType(_kernel(t, real)),
+        t.FunctionType(_writer(t, real, stored)),
+        t.float64[::1],
+        t.UniTuple(number[::1], tensors),
+        real[:, ::1],
+        stored[::1],
+    )
+)
+def _merge_chunks(
+    subtract: Any,
+    method: Any,
+    write: Any,
+    parameters: npt.NDArray[np.float64],
+    numbers: Numbers,
+    room: npt.NDArray,
+    merged: npt.NDArray,
+) -> tuple[bool, bool, bool, int, int]:
+    all_finite, any_moved, all_fit, all_changed, all_kept = True, False, True, 0, 0
+    vectors = room[2:]
+    for first in range(0, len(merged), room.shape[1]):
+        size = min(room.shape[1], len(merged) - first)
+        start, tau = room[0, :size], room[1, :size]
+        finite, moved = subtract(numbers, first, start, vectors)
+        method(vectors, parameters, tau)
+        fits, changed, kept = write(start, tau, merged[first : first + size])
+        all_finite &= finite
+        any_moved |= moved
+        all_fit &= fits
+        all_changed += changed
+        all_kept += kept
+    return all_finite, any_moved, all_fit, all_changed, all_kept
+
+
+@_loop(
+    lambda t, tensors, number, real: t.boolean(
+        t.FunctionType(_subtraction(t, tensors, number, real)),
+        t.FunctionType(_visitor(t, real)),
+        t.UniTuple(number[::1], tensors),
+        real[:, ::1],
+        real[:, ::1],
+        t.int64[:, ::1],
+        real[:, ::1],
+    )
+)
+def _visit_chunks(
+    subtract: Any,
+    method: Any,
+    numbers: Numbers,
+    room: npt.NDArray,
+    bounds: npt.NDArray,
+    counts: npt.NDArray[np.int64],
+    found: npt.NDArray,
+) -> bool:
+    all_finite, vectors, entries = True, room[1:], len(numbers[0])
+    for first in range(0, entries, room.shape[1]):
+        size = min(room.shape[1], entries - first)
+        finite, _ = subtract(numbers, first, room[0, :size], vectors)
+        method(vectors, size, bounds, counts, found)
+        all_finite &= finite
+    return all_finite
+
+
+@kernel
+def scaled_sum(vectors: npt.NDArray, parameters: npt.NDArray, tau: npt.NDArray) -> None:
+    """factor · Σ τ_i / divisor; the two are the parameters."""
+    factor, divisor = tau.dtype.type(parameters[0]), tau.dtype.type(parameters[1])
+    for k in range(len(vectors)):
+        for j in range(len(tau)):
+            tau[j] = vectors[k, j] if k == 0 else tau[j] + vectors[k, j]
+    for j in range(len(tau)):
+        tau[j] = factor * tau[j] / divisor
+
+
+@kernel
+def elected_mean(vectors: npt.NDArray, parameters: npt.NDArray, tau: npt.NDArray) -> None:
+    """scale · the mean of the kept values that have the sign of their sum; 0 where that is 0.
+
+    The parameters are the scale, then for each expert the magnitude from which on it is kept.
+    """
+    zero, one = tau.dtype.type(0), tau.dtype.type(1)
+    scale = tau.dtype.type(parameters[0])
+    size = len(tau)
+    mass, sign, count = np.zeros(size), np.empty(size, tau.dtype), np.zeros(size, tau.dtype)
+    for k in range(len(vectors)):
+        vector, bound = vectors[k, :size], tau.dtype.type(parameters[1 + k])
+        for j in range(size):
+            mass[j] += vector[j] if abs(vector[j]) >= bound else zero
+    for j in range(size):
+        sign[j] = np.sign(mass[j])
+        tau[j] = zero
+    for k in range(len(vectors)):
+        vector, bound = vectors[k, :size], tau.dtype.type(parameters[1 + k])
+        for j in range(size):
+            x = vector[j] * sign[j]
+            agrees = (x > zero) & (x >= bound)
+            tau[j] += x if agrees else zero
+            count[j] += one if agrees else zero
+    for j in range(size):
+        tau[j] = scale * (tau[j] * sign[j] / max(count[j], one))
+
+
+@visitor
 def count_around(
-    vector: npt.NDArray, low: np.floating, high: np.floating, between: npt.NDArray
-) -> tuple[int, int, int, int]:
+    vectors: npt.NDArray,
+    size: int,
+    bounds: npt.NDArray,
+    counts: npt.NDArray[np.int64],
+    between: npt.NDArray,
+) -> None:
     """Counts magnitudes above and at a higher bound and at a lower one, and collects those between.
 
     Args:
-        vector: (N,) float32 or float64.
-        low: of that dtype.
-        high: of that dtype, at least `low`.
-        between: (N + 1,) of that dtype; its first entries become the magnitudes between.
-
-    Returns:
-        How many are above `high`, at it, at `low`, and between them.
+        vectors: (K, at least N) float32 or float64.
+        size: N.
+        bounds: (K, 2) of that dtype, the lower and the higher.
+        counts: (K, 4), of each row how many are above the higher, at it, at the lower, and between;
+            what is found is added.
+        between: (K, …) of that dtype; gets the magnitudes between behind those that are there, and
+            has room for one more.
     """
-    above = at_high = at_low = np.int32(0)  # in 64 bits four times slower
-    for x in vector:
-        above = np.int32(above + np.int32(abs(x) > high))
-        at_high = np.int32(at_high + np.int32(abs(x) == high))
-        at_low = np.int32(at_low + np.int32(abs(x) == low))
-    collected = 0
-    inside = np.zeros(_CHUNK, np.bool_)
+    inside = np.zeros(-(-size // 8) * 8, np.bool_)
     in_eight = inside.view(np.uint64)
-    for first in range(0, len(vector), _CHUNK):
-        chunk = vector[first : first + _CHUNK]
-        for j in range(len(chunk)):
-            inside[j] = (abs(chunk[j]) > low) & (abs(chunk[j]) < high)
-        for eight in range((len(chunk) + 7) // 8):
+    for k in range(len(vectors)):
+        vector, low, high = vectors[k, :size], bounds[k, 0], bounds[k, 1]
+        above = at_high = at_low = np.int32(0)  # in 64 bits four times slower
+        for j in range(size):
+            x = abs(vector[j])
+            above = np.int32(above + np.int32(x > high))
+            at_high = np.int32(at_high + np.int32(x == high))
+            at_low = np.int32(at_low + np.int32(x == low))
+            inside[j] = (x > low) & (x < high)
+        counts[k, 0] += above
+        counts[k, 1] += at_high
+        counts[k, 2] += at_low
+        collected = counts[k, 3]
+        for eight in range(len(in_eight)):
             if in_eight[eight]:  # few are
-                for j in range(8 * eight, min(8 * eight + 8, len(chunk))):
-                    between[collected] = abs(chunk[j])
+                for j in range(8 * eight, min(8 * eight + 8, size)):
+                    between[k, collected] = abs(vector[j])
                     collected += inside[j]
-    return above, at_high, at_low, collected
+        counts[k, 3] = collected
 
 
-@_compiled
-def difference(weights: npt.NDArray, start: npt.NDArray, vector: npt.NDArray) -> tuple[bool, bool]:
-    """Writes weights − start into `vector`.
-
-    Args:
-        weights: (N,) float32 or float64.
-        start: (N,) of that dtype.
-        vector: (N,) of that dtype; is written.
-
-    Returns:
-        Whether all differences are finite, and whether one isn't zero.
-    """
-    largest = np.finfo(vector.dtype).max
-    finite, moved = True, False
-    for j in range(len(vector)):
-        vector[j] = weights[j] - start[j]
-        finite &= abs(vector[j]) <= largest
-        moved |= vector[j] != 0
-    return finite, moved
-
-
-@_compiled
-def bfloat16_difference(
-    bits: npt.NDArray[np.int16], start: npt.NDArray[np.float32], vector: npt.NDArray[np.float32]
-) -> tuple[bool, bool]:
-    """As `difference`, of weights in bfloat16, which NumPy doesn't know: the upper half of float32.
-
-    Args:
-        bits: (N,) the weights' bits.
-        start: (N,)
-        vector: (N,); is written.
-
-    Returns:
-        Whether all differences are finite, and whether one isn't zero.
-    """
-    largest = np.finfo(np.float32).max
-    finite, moved = True, False
-    for j in range(len(vector)):
-        weight = np.uint32(np.uint32(bits[j]) << np.uint32(16)).view(np.float32)
-        vector[j] = weight - start[j]
-        finite &= abs(vector[j]) <= largest
-        moved |= vector[j] != 0
-    return finite, moved
-
-
-@_compiled
+@_loop(lambda t, real, bits: t.UniTuple(t.int64, 2)(real[::1], bits[::1], bits[::1]))
 def count_changes(tau: npt.NDArray, merged: npt.NDArray, base: npt.NDArray) -> tuple[int, int]:
     """Counts entries that a merge moves, and those of them that rounding leaves moved.
 

@@ -12,7 +12,7 @@ import math
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,8 +36,9 @@ from amm.config import MergeConfig
 from amm.engines.job import Job
 from amm.errors import InputError
 from amm.layers import is_linear
+from amm.loops import apply
 from amm.methods import Method
-from amm.methods.registry import Place
+from amm.methods.registry import Place, TensorBlocks
 from amm.settings import Settings, validated
 from amm.survey import Surveyed, group_of, kind_of, survey, total
 
@@ -502,14 +503,13 @@ def _scaled(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
     return round(rows * factor), round(columns * factor)
 
 
-def _call(method: Method, settings: Settings, vectors: torch.Tensor) -> torch.Tensor:
+def _call(method: Method, settings: Settings, vectors: torch.Tensor) -> Any:
     statistics = None
     if method.statistics is not None:
-
-        def blocks(every: int = 1) -> Iterator[torch.Tensor]:
-            yield vectors if every == 1 else vectors.flatten(1)[:, ::every]
-
-        statistics = method.statistics(blocks, settings)
+        statistics = method.statistics(TensorBlocks(vectors), settings)
+    if method.kernel is not None:
+        parameters = method.kernel.parameters(settings, len(vectors), statistics)
+        return apply(method.kernel.loop, parameters, vectors.flatten(1).numpy())
     if method.place:
         return method.function(vectors, settings, Place("probe.weight", 0, statistics))
     return method.function(vectors, settings)

@@ -6,6 +6,7 @@ work.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,11 +91,18 @@ def by_common_name(checkpoint: Checkpoint) -> dict[str, str]:
     return names
 
 
-def row_blocks(shape: Sequence[int], entries: int = BLOCK_ENTRIES) -> list[slice | None]:
-    """Slices of the first dimension of at most about so many entries; [None] for a scalar."""
+def row_blocks(
+    shape: Sequence[int], entries: int = BLOCK_ENTRIES, multiple: int = 1
+) -> list[slice | None]:
+    """Slices of the first dimension of at most about so many entries; [None] for a scalar.
+
+    All but the last have a multiple of `multiple` entries.
+    """
     if not shape or 0 in shape:
         return [None]
-    rows = max(1, entries * shape[0] // torch.Size(shape).numel())
+    width = math.prod(shape[1:])
+    step = multiple // math.gcd(multiple, width)
+    rows = max(1, entries // (width * step)) * step
     return [slice(at, min(at + rows, shape[0])) for at in range(0, shape[0], rows)]
 
 

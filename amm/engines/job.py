@@ -1,5 +1,8 @@
 """One merge: what is done with each tensor, in which blocks, and how one block is merged.
 
+A tensor that is merged entry by entry goes through in blocks. A method with a kernel merges a block
+in one call of compiled code; the others get its task vectors.
+
 Nothing here knows of files to write, threads or machines.
 """
 
@@ -14,22 +17,22 @@ import torch
 from torch import Tensor
 
 from amm.checkpoints import Checkpoint, open_checkpoint
-from amm.checkpoints.keys import MERGEABLE, align
+from amm.checkpoints.keys import MERGEABLE, align, row_blocks
 from amm.checkpoints.writer import Entry
 from amm.config import MergeConfig, size_text
 from amm.diagnostics import LayerFigures, layer_figures
 from amm.engines.pages import MappedPages
 from amm.errors import InputError
 from amm.layers import is_linear
-from amm.loops import bfloat16_difference, count_changes, difference
+from amm.loops import Loop, Numbers, count_changes, merge_entries, task_vectors, visit
 from amm.methods import Method, get_method
 from amm.methods.registry import Place, SideFile
 from amm.settings import Settings
 
-BLOCK_ENTRIES = 2**18
-"""Entries of a block of an elementwise merge: small for the cache, large for the calls on it."""
+BLOCK_ENTRIES = 2**20
+"""Entries of a block of an elementwise merge: enough for what a call costs."""
 
-BLOCK_MULTIPLE = 8
+MULTIPLE = 8
 """All blocks of a tensor but the last have a multiple of so many entries: bits pack into bytes."""
 
 _MAPPED_SHARE = 8
@@ -52,11 +55,19 @@ class Rule:
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive rows of a tensor; all of it where `rows` is None."""
+    """Consecutive rows of a tensor; all of it where `rows` is None.
+
+    Attributes:
+        name: the tensor's, in the output.
+        rows: which.
+        start: flat index, within the tensor, of the first entry.
+        size: entries.
+    """
 
     name: str
     rows: slice | None
     start: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -163,20 +174,20 @@ class Job:
     def blocks(self, name: str) -> list[Block]:
         """The blocks of a tensor, in order."""
         shape = self._by_name[name].shape
-        if self.rule(name).whole:
-            return [Block(name, None, 0)]
+        width = math.prod(shape[1:])
+        cuts = row_blocks(shape, self._block_entries, MULTIPLE)
+        if cuts == [None] or self.rule(name).whole:
+            return [Block(name, None, 0, math.prod(shape))]
         return [
-            Block(name, rows, 0 if rows is None else rows.start * math.prod(shape[1:]))
-            for rows in row_blocks(shape, self._block_entries)
+            Block(name, rows, rows.start * width, (rows.stop - rows.start) * width) for rows in cuts
         ]
 
     def need(self, block: Block) -> int:
         """Bytes that reading and merging a block takes, its mapped pages not included."""
         entry = self._by_name[block.name]
         if not self.rule(block.name).whole:
-            rows = 1 if block.rows is None else block.rows.stop - block.rows.start
-            return rows * math.prod(entry.shape[1:]) * self._bytes_per_entry
-        stack = (len(self.experts) + 2) * math.prod(entry.shape) * self.dtype.itemsize
+            return block.size * self._bytes_per_entry
+        stack = (len(self.experts) + 2) * block.size * self.dtype.itemsize
         if self.config.device != "cpu":
             return stack
         estimate = getattr(self.method, "memory", None) or self._usual_memory
@@ -188,11 +199,7 @@ class Job:
         if rule.method is None or rule.method.statistics is None:
             return None
 
-        def stream(every: int = 1) -> Iterator[Tensor]:
-            for block in self.blocks(name):
-                yield self.read(block).task_vectors if every == 1 else self._sample(block, every)
-
-        return rule.method.statistics(stream, rule.settings)
+        return rule.method.statistics(_Blocks(self, name), rule.settings)
 
     def read(self, block: Block) -> Inputs:
         """Read a block of every model, and take the differences.
@@ -208,15 +215,19 @@ class Job:
             elif not _is_finite(base):
                 raise InputError(_not_finite(self.base, block.name))
             return Inputs(base, base, None, False)
+        if not self.rule(block.name).whole:
+            start, vectors, finite, moved = task_vectors(self.numbers(block), self.real)
+            if not finite:
+                self.blame(block)
+            shaped = torch.from_numpy(vectors).view(-1, *base.shape)
+            return Inputs(base, torch.from_numpy(start).view(base.shape), shaped, moved)
         start = base.to(self.dtype)
         vectors = torch.empty(len(self.experts), *base.shape, dtype=self.dtype)
-        moved = False
         for vector, weights in zip(vectors, self._expert_weights(block), strict=True):
-            finite, differs = _subtract(weights, start, vector)
-            if not finite:
-                self._blame(block)
-            moved |= differs
-        return Inputs(base, start, vectors, moved)
+            vector.copy_(weights).sub_(start)
+        if not _is_finite(vectors):
+            self.blame(block)
+        return Inputs(base, start, vectors, bool(vectors.any()))
 
     def merge(self, block: Block, inputs: Inputs, statistics: object = None) -> Merged:
         """Merge a block, and round it once.
@@ -237,7 +248,8 @@ class Job:
         tau = rule.method.function(vectors, rule.settings, *place)
         added = tau.cpu()
         merged = self._rounded(entry, inputs.start + added)
-        changed, kept = count_changes(_flat(added), _bits(merged), _bits(unmerged))
+        count = count_changes.compiled(self.real, _bits(merged).dtype)
+        changed, kept = count(_flat(added), _bits(merged), _bits(unmerged))
         return Merged(
             _bytes(merged),
             self._side_bytes(entry, side, vectors, tau),
@@ -246,6 +258,49 @@ class Job:
             kept=kept,
             layer=layer_figures(vectors, tau) if rule.whole else None,
         )
+
+    def merge_entries(self, block: Block, statistics: object = None) -> Merged:
+        """Read and merge a block of an elementwise method, or of none.
+
+        Raises:
+            InputError: as `read` and `merge`.
+        """
+        entry, rule = self._by_name[block.name], self.rule(block.name)
+        kernel = rule.method.kernel if rule.method is not None else None
+        if kernel is None or not self._fits_kernel(entry):
+            return self.merge(block, self.read(block), statistics)
+        merged = torch.empty(block.size, dtype=entry.dtype)
+        parameters = kernel.parameters(rule.settings, len(self.experts), statistics)
+        outcome = merge_entries(
+            kernel.loop, parameters, self.numbers(block), _numpy(merged), self.real
+        )
+        if not outcome.finite:
+            self.blame(block)
+        if not outcome.fits:
+            raise InputError(_does_not_fit(entry))
+        return Merged(
+            _bytes(merged), moved=outcome.moved, changed=outcome.changed, kept=outcome.kept
+        )
+
+    def _fits_kernel(self, entry: Entry) -> bool:
+        """numba doesn't know float16, and what isn't moved keeps its bytes."""
+        stored = self.base.dtype(entry.name)
+        return entry.dtype != torch.float16 and stored.itemsize <= self.dtype.itemsize
+
+    def numbers(self, block: Block) -> Numbers:
+        """The block's entries of the base and the experts: bits, if all have bfloat16."""
+        weights = [self._read(self.base, block.name, block.rows), *self._expert_weights(block)]
+        halves = {tensor.dtype for tensor in weights} == {torch.bfloat16}
+        dtype = torch.bfloat16 if halves and self.dtype == torch.float32 else self.dtype
+        return tuple(
+            np.require(_numpy(tensor.to(dtype).reshape(-1)), None, ("C", "A", "W"))
+            for tensor in weights
+        )
+
+    @property
+    def real(self) -> np.dtype:
+        """The merging dtype, in NumPy's words."""
+        return np.dtype(self.config.compute_dtype)
 
     @property
     def _bytes_per_entry(self) -> int:
@@ -305,7 +360,7 @@ class Job:
         self._pages.count(tensor.nbytes)
         return tensor
 
-    def _sample(self, block: Block, every: int) -> Tensor:
+    def sample(self, block: Block, every: int) -> Tensor:
         """K × n task vectors of one entry in `every`."""
         start = self._read(self.base, block.name, block.rows).flatten()[::every].to(self.dtype)
         vectors = torch.empty(len(self.experts), *start.shape, dtype=self.dtype)
@@ -317,7 +372,7 @@ class Job:
         for expert, names in zip(self.experts, self.names, strict=True):
             yield self._read(expert, names[block.name], block.rows)
 
-    def _blame(self, block: Block) -> None:
+    def blame(self, block: Block) -> None:
         """Say which input has entries that aren't finite."""
         named = zip(self.experts, self.names, strict=True)
         for checkpoint, key in [
@@ -349,30 +404,31 @@ class Job:
     def _rounded(self, entry: Entry, values: Tensor) -> Tensor:
         rounded = values.to(entry.dtype)
         if not _is_finite(rounded):
-            raise InputError(
-                f"{entry.name}: the merged weights don't fit {entry.dtype} (they become infinite);"
-                " set save_dtype: float32, or a smaller scale."
-            )
+            raise InputError(_does_not_fit(entry))
         return rounded
 
 
-def row_blocks(shape: Sequence[int], entries: int) -> list[slice | None]:
-    """Slices of the first dimension of at most about so many entries; [None] for a scalar.
+class _Blocks:
+    """The blocks of a tensor for a method's `statistics`; see `amm.methods.registry.Blocks`."""
 
-    All but the last have a multiple of `BLOCK_MULTIPLE` entries.
-    """
-    if not shape or 0 in shape:
-        return [None]
-    wanted = entries * shape[0] // math.prod(shape)
-    rows = max(BLOCK_MULTIPLE, wanted // BLOCK_MULTIPLE * BLOCK_MULTIPLE)
-    return [slice(at, min(at + rows, shape[0])) for at in range(0, shape[0], rows)]
+    def __init__(self, job: Job, name: str) -> None:
+        self._job = job
+        self._blocks = job.blocks(name)
+        self.experts = len(job.experts)
+        self.largest = max(block.size for block in self._blocks)
 
+    def __call__(self, every: int = 1) -> Iterator[Tensor]:
+        for block in self._blocks:
+            if every == 1:
+                yield self._job.read(block).task_vectors
+            else:
+                yield self._job.sample(block, every)
 
-def _subtract(weights: Tensor, start: Tensor, vector: Tensor) -> tuple[bool, bool]:
-    """Writes weights − start into `vector`; whether all is finite, and whether one isn't zero."""
-    if weights.dtype == torch.bfloat16 and vector.dtype == torch.float32:
-        return bfloat16_difference(_bits(weights), _flat(start), _flat(vector))
-    return difference(_flat(weights.to(vector.dtype)), _flat(start), _flat(vector))
+    def visit(self, visitor: Loop, *keeps: np.ndarray) -> Iterator[int]:
+        for block in self._blocks:
+            if not visit(visitor, self._job.numbers(block), keeps):
+                self._job.blame(block)
+            yield block.size
 
 
 def _is_finite(values: Tensor) -> bool:
@@ -384,6 +440,11 @@ def _bits(tensor: Tensor) -> np.ndarray:
     """The entries as integers: NumPy knows no bfloat16, and torch compares many times slower."""
     integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.dtype.itemsize]
     return _flat(tensor.view(integer))
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    """The same memory; bfloat16, which NumPy doesn't know, as bits."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _flat(tensor: Tensor) -> np.ndarray:
@@ -398,4 +459,11 @@ def _not_finite(checkpoint: Checkpoint, key: str) -> str:
     return (
         f"{checkpoint.path}: {key} has entries that aren't finite (NaN or infinite); use an earlier"
         " checkpoint of that run."
+    )
+
+
+def _does_not_fit(entry: Entry) -> str:
+    return (
+        f"{entry.name}: the merged weights don't fit {entry.dtype} (they become infinite); set"
+        " save_dtype: float32, or a smaller scale."
     )

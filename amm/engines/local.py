@@ -89,8 +89,9 @@ def _tasks(job: Job, names: Sequence[str], pool: ThreadPoolExecutor) -> Iterator
 
 
 def _prepare(job: Job, task: _Task) -> Inputs | Merged:
-    inputs = job.read(task.block)
-    return inputs if task.whole else job.merge(task.block, inputs, task.statistics.result())
+    if task.whole:
+        return job.read(task.block)
+    return job.merge_entries(task.block, task.statistics.result())
 
 
 class _Window:

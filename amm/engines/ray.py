@@ -143,9 +143,11 @@ def _merge(config: str, names: list[str], threads: int) -> list[list[Merged]]:
         torch.set_num_threads(threads if whole else 1)
         statistics = job.statistics(name)
         blocks = job.blocks(name)
-        results.append([job.merge(block, job.read(block), statistics) for block in blocks])
         if whole:
+            results.append([job.merge(block, job.read(block)) for block in blocks])
             release_freed()
+        else:
+            results.append([job.merge_entries(block, statistics) for block in blocks])
     return results
 
 

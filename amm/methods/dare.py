@@ -64,8 +64,9 @@ def dare(task_vectors: Tensor, settings: DareSettings, place: Place) -> Tensor:
         keep = torch.from_numpy(kept(key, place.start, vector.numel(), settings.drop))
         keep = keep.view(vector.shape).to(vector.device)
         thinned[expert] = torch.where(keep, vector / (1 - settings.drop), 0)
-    merged = disjoint_mean(thinned) if settings.then == "ties" else thinned.sum(dim=0)
-    return settings.scale * merged
+    if settings.then == "ties":
+        return disjoint_mean(thinned, settings.scale, [0.0] * len(thinned))
+    return settings.scale * thinned.sum(dim=0)
 
 
 def stream_key(seed: int, name: str, expert: int) -> int:

@@ -7,7 +7,8 @@ import functools
 import torch
 from torch import Tensor
 
-from amm.methods.registry import register
+from amm.loops import scaled_sum
+from amm.methods.registry import Kernel, register
 from amm.settings import Settings
 
 
@@ -15,7 +16,13 @@ class MeanSettings(Settings):
     """Averaging has no settings."""
 
 
-@register("mean", settings=MeanSettings, tensors="all", elementwise=True)
+@register(
+    "mean",
+    settings=MeanSettings,
+    tensors="all",
+    elementwise=True,
+    kernel=Kernel(scaled_sum, lambda settings, experts, statistics: (1.0, experts)),
+)
 def mean(task_vectors: Tensor, settings: MeanSettings) -> Tensor:
     """Mean of the task vectors, (1/K) Σ τ_i.
 

@@ -15,14 +15,17 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from amm.errors import InputError, did_you_mean
+from amm.loops import Loop, visit
 from amm.settings import Settings
 
 MethodFunction = Callable[..., Tensor]
@@ -30,7 +33,15 @@ MethodFunction = Callable[..., Tensor]
 
 
 class Blocks(Protocol):
-    """Starts over each time it is called: the task vectors of one tensor, in blocks, in order."""
+    """The task vectors of one tensor, in blocks, in order; starts over each time it is called.
+
+    Attributes:
+        experts: K.
+        largest: entries of the largest block.
+    """
+
+    experts: int
+    largest: int
 
     def __call__(self, every: int = 1) -> Iterator[Tensor]:
         """K × block task vectors on the CPU; K × n of one entry in `every` where that is above 1.
@@ -38,6 +49,42 @@ class Blocks(Protocol):
         A sample is read in a fraction of the time, and isn't checked for NaN and infinities.
         """
         ...
+
+    def visit(self, visitor: Loop, *keeps: npt.NDArray) -> Iterator[int]:
+        """Shows all to a compiled loop, in a fraction of the time; see `amm.loops.visitor`.
+
+        Args:
+            visitor: the loop.
+            keeps: the three arrays in which it keeps what it finds, of the merging dtype.
+
+        Yields:
+            After each block how many entries it has.
+        """
+        ...
+
+
+class TensorBlocks:
+    """`Blocks` of a tensor whose task vectors are in memory.
+
+    Args:
+        vectors: K × its shape, on the CPU, float32 or float64.
+        rows: of its first dimension in a block; None: one block.
+    """
+
+    def __init__(self, vectors: Tensor, rows: int | None = None) -> None:
+        self._blocks = vectors.split(rows, dim=1) if rows and vectors.dim() > 1 else (vectors,)
+        self.experts = len(vectors)
+        self.largest = max(block[0].numel() for block in self._blocks)
+
+    def __call__(self, every: int = 1) -> Iterator[Tensor]:
+        for block in self._blocks:
+            yield block if every == 1 else block[..., None].flatten(1)[:, ::every]
+
+    def visit(self, visitor: Loop, *keeps: npt.NDArray) -> Iterator[int]:
+        for block in self._blocks:
+            flat = block.reshape(self.experts, -1).contiguous().numpy()
+            visit(visitor, (np.zeros_like(flat[0]), *flat), keeps)
+            yield flat.shape[1]
 
 
 OtherTensors = Literal["mean", "base", "task_arithmetic"]
@@ -85,6 +132,19 @@ class SideFile:
     tensors: Callable[[Tensor, Tensor, Settings], list[Tensor]]
 
 
+class Kernel(NamedTuple):
+    """The compiled form of an elementwise method, which merges several times faster.
+
+    Attributes:
+        loop: (K × N task vectors, parameters) → what the method's function returns for them; see
+            `amm.loops.kernel`.
+        parameters: (settings, K, what `statistics` returned) → its parameters.
+    """
+
+    loop: Loop
+    parameters: Callable[[Any, int, Any], Sequence[float]]
+
+
 @dataclass(frozen=True)
 class Method:
     """A registered method.
@@ -100,6 +160,7 @@ class Method:
         statistics: (blocks of the tensor, settings) → what the function needs to know of the whole
             tensor; it is handed on in `Place.statistics`.
         side: what it leaves beside the weights.
+        kernel: the same as the function, compiled; for elementwise methods without a side file.
         memory: (shape of a tensor, K) → bytes that the function takes at most, beside its
             arguments and its result; None where the engine's estimate is enough.
     """
@@ -112,6 +173,7 @@ class Method:
     place: bool = False
     statistics: Callable[[Blocks, Settings], Any] | None = None
     side: SideFile | None = None
+    kernel: Kernel | None = None
     memory: Callable[[tuple[int, ...], int], int] | None = None
 
 
@@ -127,6 +189,7 @@ def register(
     place: bool = False,
     statistics: Callable[[Blocks, Settings], Any] | None = None,
     side: SideFile | None = None,
+    kernel: Kernel | None = None,
     memory: Callable[[tuple[int, ...], int], int] | None = None,
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Register the decorated function under a name; doing so twice with the same one is fine.
@@ -139,18 +202,22 @@ def register(
         place: wants a `Place`.
         statistics: numbers of the whole tensor, for elementwise methods with `place`.
         side: what it leaves beside the weights.
+        kernel: its compiled form.
         memory: bytes that it takes.
 
     Raises:
         InputError: the name belongs to something else.
-        ValueError: `statistics` without `elementwise` and `place`.
+        ValueError: `statistics` without `elementwise` and `place`, or a kernel without
+            `elementwise` or beside a side file.
     """
     if statistics is not None and not (elementwise and place):
         raise ValueError(f"method '{name}': statistics need elementwise=True and place=True")
+    if kernel is not None and (not elementwise or side is not None):
+        raise ValueError(f"method '{name}': a kernel needs elementwise=True, and no side file")
 
     def decorator(function: MethodFunction) -> MethodFunction:
         method = Method(
-            name, function, settings, tensors, elementwise, place, statistics, side, memory
+            name, function, settings, tensors, elementwise, place, statistics, side, kernel, memory
         )
         taken = _METHODS.setdefault(name, method)
         if taken != method:

@@ -7,7 +7,8 @@ import functools
 import torch
 from torch import Tensor
 
-from amm.methods.registry import register
+from amm.loops import scaled_sum
+from amm.methods.registry import Kernel, register
 from amm.settings import Settings
 
 
@@ -21,7 +22,13 @@ class TaskArithmeticSettings(Settings):
     scale: float = 1.0
 
 
-@register("task_arithmetic", settings=TaskArithmeticSettings, tensors="all", elementwise=True)
+@register(
+    "task_arithmetic",
+    settings=TaskArithmeticSettings,
+    tensors="all",
+    elementwise=True,
+    kernel=Kernel(scaled_sum, lambda settings, experts, statistics: (settings.scale, 1.0)),
+)
 def task_arithmetic(task_vectors: Tensor, settings: TaskArithmeticSettings) -> Tensor:
     """Scaled sum of the task vectors, scale · Σ τ_i.
 

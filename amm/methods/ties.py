@@ -14,6 +14,7 @@ mergekit takes + there.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from amm.loops import count_around, elected_mean
-from amm.methods.registry import Blocks, Place, register
+from amm.loops import apply, count_around, elected_mean
+from amm.methods.registry import Blocks, Kernel, Place, register
 from amm.settings import Settings
 
 _SAMPLED = 61
@@ -51,7 +52,7 @@ def thresholds(blocks: Blocks, settings: TiesSettings) -> Tensor:
     Where the sample misled, once more between wider ones.
 
     Args:
-        blocks: starts a stream of K × block task vectors on the CPU, float32 or float64.
+        blocks: of the tensor; float32 or float64.
         settings: the density.
 
     Returns:
@@ -67,19 +68,40 @@ def thresholds(blocks: Blocks, settings: TiesSettings) -> Tensor:
     middle = settings.density * len(samples[0])
     margin = 2 + 4 * math.sqrt(middle * (1 - settings.density))
     while None in found:
-        brackets = [
-            _Bracket(sample.largest(middle + margin, -1.0), sample.largest(middle - margin), dtype)
-            for sample in samples
-        ]
+        bounds = np.array(
+            [(s.largest(middle + margin, -1.0), s.largest(middle - margin)) for s in samples], dtype
+        )
+        counts = np.zeros((blocks.experts, 4), np.int64)
+        between = [_Collected(dtype) for _ in samples]
+        room = np.empty((blocks.experts, blocks.largest + 1), dtype)
         size = 0
-        for block in map(_flat, blocks()):
-            for vector, bracket in zip(block, brackets, strict=True):
-                bracket.add(vector)
-            size += block.shape[1]
-        count = max(1, int(settings.density * size))
-        found = [bracket.largest(count) for bracket in brackets]
+        for added in blocks.visit(count_around, bounds, counts, room):
+            for collected, magnitudes, count in zip(between, room, counts, strict=True):
+                collected.add(magnitudes[: count[3]])
+            counts[:, 3] = 0
+            size += added
+        rank = max(1, int(settings.density * size))
+        found = [
+            _ranked(rank, *of_expert) for of_expert in zip(bounds, counts, between, strict=True)
+        ]
         margin *= 16
     return torch.from_numpy(np.array(found, dtype))
+
+
+def _ranked(
+    rank: int, bounds: _Floats, counts: npt.NDArray[np.int64], between: _Collected
+) -> float | None:
+    """The rank-th largest magnitude, by what was counted; None if it is outside the bounds."""
+    (low, high), (above, at_high, at_low, _) = bounds, counts
+    rank -= above
+    if rank <= 0:
+        return None
+    if rank <= at_high:
+        return high
+    rank -= at_high
+    if rank <= len(between):
+        return between.largest(rank)
+    return low if low < high and rank <= len(between) + at_low else None
 
 
 def _flat(vectors: Tensor) -> _Floats:
@@ -109,35 +131,6 @@ class _Collected:
         return float(np.partition(np.frombuffer(self._bytes, self._dtype), -at)[-at])
 
 
-class _Bracket:
-    """Counts magnitudes at and above a bound and at a lower one, and collects those between."""
-
-    def __init__(self, low: float, high: float, dtype: np.dtype) -> None:
-        self._low, self._high = dtype.type(low), dtype.type(high)
-        self._above = self._at_high = self._at_low = 0
-        self._between = _Collected(dtype)
-
-    def add(self, vector: _Floats) -> None:
-        room = np.empty(len(vector) + 1, vector.dtype)
-        above, at_high, at_low, between = count_around(vector, self._low, self._high, room)
-        self._above += above
-        self._at_high += at_high
-        self._at_low += at_low if self._low < self._high else 0
-        self._between.add(room[:between])
-
-    def largest(self, rank: int) -> float | None:
-        """The rank-th largest of all; None if it is outside the bounds."""
-        rank -= self._above
-        if rank <= 0:
-            return None
-        if rank <= self._at_high:
-            return self._high
-        rank -= self._at_high
-        if rank <= len(self._between):
-            return self._between.largest(rank)
-        return self._low if rank <= len(self._between) + self._at_low else None
-
-
 @register(
     "ties",
     settings=TiesSettings,
@@ -145,6 +138,9 @@ class _Bracket:
     elementwise=True,
     place=True,
     statistics=thresholds,
+    kernel=Kernel(
+        elected_mean, lambda settings, experts, bounds: (settings.scale, *bounds.tolist())
+    ),
 )
 def ties(task_vectors: Tensor, settings: TiesSettings, place: Place) -> Tensor:
     """TIES: trim each task vector, elect a sign for each entry, average what has that sign.
@@ -157,20 +153,19 @@ def ties(task_vectors: Tensor, settings: TiesSettings, place: Place) -> Tensor:
     Returns:
         scale · τ, the block's shape.
     """
-    return settings.scale * disjoint_mean(task_vectors, place.statistics)
+    return disjoint_mean(task_vectors, settings.scale, place.statistics.tolist())
 
 
-def disjoint_mean(vectors: Tensor, bounds: Tensor | None = None) -> Tensor:
-    """Entry by entry, the mean of those that have the sign of the sum.
+def disjoint_mean(vectors: Tensor, scale: float, bounds: Sequence[float]) -> Tensor:
+    """Entry by entry, scale · the mean of those that have the sign of the sum.
 
     Args:
         vectors: K × any shape on the CPU, float32 or float64.
-        bounds: K magnitudes, of the same dtype: what is smaller counts as 0. None: nothing is.
+        scale: factor on the mean.
+        bounds: K magnitudes: what is smaller counts as 0.
 
     Returns:
         That shape; 0 where the sum is.
     """
-    bounds = torch.zeros(len(vectors), dtype=vectors.dtype) if bounds is None else bounds
-    mean = torch.empty_like(vectors[0])
-    elected_mean(_flat(vectors), bounds.numpy(), mean.view(-1).numpy())
-    return mean
+    mean = apply(elected_mean, (scale, *bounds), np.ascontiguousarray(_flat(vectors)))
+    return torch.from_numpy(mean).view(vectors.shape[1:])

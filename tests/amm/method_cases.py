@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from amm.methods import Place, get_method
-from amm.methods.registry import Blocks
+from amm.methods.registry import TensorBlocks
 from amm.settings import Settings
 
 shapes = st.sampled_from([(2, 3, 11), (3, 7, 5), (2, 6, 6), (3, 4, 12), (4, 1, 3)])
@@ -28,23 +26,12 @@ def close(actual: Tensor, expected: Tensor, relative: float = 1e-9) -> None:
     assert difference <= relative * expected.double().norm(), difference / expected.norm()
 
 
-def blocks_of(vectors: Tensor, rows: int) -> Blocks:
-    """The stream of blocks that the engine hands to a method's `statistics`."""
-
-    def blocks(every: int = 1) -> Iterator[Tensor]:
-        for block in vectors.split(rows, dim=1) if vectors.dim() > 1 else [vectors]:
-            yield block if every == 1 else block[..., None].flatten(1)[:, ::every]
-
-    return blocks
-
-
 def in_blocks(
     name: str, vectors: Tensor, settings: Settings, rows: int, tensor: str = "w"
 ) -> Tensor:
     """Merge a tensor as the engine does: statistics first, then blocks of so many rows."""
     method = get_method(name)
-
-    blocks = blocks_of(vectors, rows)
+    blocks = TensorBlocks(vectors, rows)
     statistics = method.statistics(blocks, settings) if method.statistics else None
     merged, start = [], 0
     for block in blocks():

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from method_cases import close, draw, in_blocks, seeds, shapes
 
-from amm.methods import get_method
+from amm.loops import apply
+from amm.methods import Place, get_method
+from amm.methods.registry import TensorBlocks
 
 MATRIX = ["amm", "iso_c", "optmerge", "ridge", "tsv", "wudi", "wudi_spectral"]
 ELEMENTWISE = ["dare", "emr", "mean", "task_arithmetic", "ties"]
@@ -24,6 +26,22 @@ def test_they_are_for_what_they_say():
         assert get_method(name).tensors == "linear" and not get_method(name).elementwise
     for name in ELEMENTWISE:
         assert get_method(name).tensors == "all" and get_method(name).elementwise
+
+
+@pytest.mark.parametrize("name", [n for n in ELEMENTWISE if get_method(n).kernel])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(shapes, seeds)
+def test_a_kernel_gives_what_the_function_does_bit_for_bit(name, dtype, shape, seed):
+    method, vectors = get_method(name), draw(shape, seed).to(dtype)
+    settings = method.settings(
+        **({"scale": 0.3} if "scale" in method.settings.model_fields else {})
+    )
+    statistics = method.statistics(TensorBlocks(vectors), settings) if method.statistics else None
+    parameters = method.kernel.parameters(settings, len(vectors), statistics)
+    merged = apply(method.kernel.loop, parameters, vectors.flatten(1).numpy())
+    place = [Place("w", 0, statistics)] if method.place else []
+    expected = method.function(vectors, settings, *place)
+    assert torch.equal(torch.from_numpy(merged).view(expected.shape), expected)
 
 
 @every

@@ -9,17 +9,22 @@ from hypothesis import strategies as st
 
 from amm import loops
 from amm.loops import (
-    bfloat16_difference,
+    apply,
     count_around,
     count_changes,
-    difference,
     elected_mean,
+    merge_entries,
+    scaled_sum,
+    task_vectors,
+    visit,
 )
 
 dtypes = st.sampled_from([np.float32, np.float64])
 sizes = st.sampled_from([1, 7, 8, 9, 1023, 1024, 1025, 2050])
 """Around the sizes of the loops' chunks."""
 seeds = st.integers(0, 2**16)
+experts = st.integers(1, 3)
+saved = st.sampled_from([torch.bfloat16, torch.float32, torch.float64])
 
 
 def coarse(seed, shape, dtype):
@@ -27,61 +32,138 @@ def coarse(seed, shape, dtype):
     return np.random.default_rng(seed).integers(-4, 5, shape).astype(dtype) / 8
 
 
-@given(seeds, sizes, st.integers(1, 5), dtypes)
+def weights(seed, shape, dtype):
+    """Base and experts, of which some entries are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(shape, generator=generator)
+    return torch.where(torch.rand(shape, generator=generator) < 0.2, drawn[0], drawn).to(dtype)
+
+
+def as_numbers(tensors):
+    bits = tensors.view(torch.int16) if tensors.dtype == torch.bfloat16 else tensors
+    return tuple(bits.numpy())
+
+
+@given(seeds, sizes, experts, dtypes)
 def test_the_elected_mean_is_that_of_the_papers_words(seed, size, experts, dtype):
     vectors = coarse(seed, (experts, size), dtype)
     bounds = np.abs(coarse(seed + 1, experts, dtype))
-    mean = np.empty(size, dtype)
-    elected_mean(vectors, bounds, mean)
+    mean = apply(elected_mean, (0.5, *bounds), vectors)
     kept = np.where(np.abs(vectors) >= bounds[:, None], vectors, 0)
     agreeing = np.where(kept * kept.sum(0) > 0, kept, 0)
     expected = agreeing.sum(0) / np.maximum((agreeing != 0).sum(0), 1)
-    np.testing.assert_allclose(mean, expected, rtol=1e-6)
+    assert mean.dtype == dtype
+    np.testing.assert_allclose(mean, 0.5 * expected, rtol=1e-6)
+
+
+@given(seeds, sizes, experts, dtypes)
+def test_a_scaled_sum_is_torchs_bit_for_bit(seed, size, experts, dtype):
+    vectors = np.random.default_rng(seed).standard_normal((experts, size)).astype(dtype)
+    total = sum(torch.from_numpy(vectors[1:]), start=torch.from_numpy(vectors[0]))
+    assert np.array_equal(apply(scaled_sum, (0.3, 3), vectors), (0.3 * total / 3).numpy())
 
 
 @given(seeds, sizes, dtypes, st.integers(0, 4), st.integers(0, 4))
 def test_magnitudes_around_two_bounds_are_counted_and_collected_in_order(
     seed, size, dtype, low, width
 ):
-    vector = coarse(seed, size, dtype)
+    vectors = coarse(seed, (2, size), dtype)
     low, high = dtype(low / 8), dtype((low + width) / 8)
-    between = np.empty(size + 1, dtype)
-    above, at_high, at_low, collected = count_around(vector, low, high, between)
-    found = np.abs(vector)
-    assert above == (found > high).sum()
-    assert (at_high, at_low) == ((found == high).sum(), (found == low).sum())
-    assert np.array_equal(between[:collected], found[(found > low) & (found < high)])
+    bounds = np.array([(low, high), (high, high)], dtype)
+    counts, between = np.zeros((2, 4), np.int64), np.empty((2, size + 1), dtype)
+    assert visit(count_around, (np.zeros(size, dtype), *vectors), (bounds, counts, between))
+    for row, (low, high), count, collected in zip(vectors, bounds, counts, between, strict=True):
+        found = np.abs(row)
+        inside = found[(found > low) & (found < high)]
+        expected = ((found > high).sum(), (found == high).sum(), (found == low).sum(), len(inside))
+        assert tuple(count) == expected
+        assert np.array_equal(collected[: len(inside)], inside)
 
 
-@given(seeds, sizes, dtypes)
-def test_a_difference_is_numpys(seed, size, dtype):
-    weights, start = coarse(seed, size, dtype), coarse(seed + 1, size, dtype)
-    vector = np.empty(size, dtype)
-    assert difference(weights, start, vector) == (True, bool((weights != start).any()))
-    assert np.array_equal(vector, weights - start)
+@given(seeds, sizes, experts, dtypes, saved)
+def test_task_vectors_are_torchs_differences(seed, size, experts, dtype, stored):
+    drawn = weights(seed, (1 + experts, size), stored)
+    if stored == torch.float64:
+        drawn = drawn.to(getattr(torch, dtype.__name__))
+    start, vectors, finite, moved = task_vectors(as_numbers(drawn), np.dtype(dtype))
+    wide = drawn.to(getattr(torch, dtype.__name__))
+    assert np.array_equal(start, wide[0].numpy()) and start.dtype == dtype
+    assert np.array_equal(vectors, (wide[1:] - wide[0]).numpy())
+    assert (finite, moved) == (True, bool((wide[1:] != wide[0]).any()))
 
 
-@given(st.lists(st.floats(width=16, allow_nan=False), min_size=1, max_size=40))
-def test_bfloat16_weights_are_widened_exactly(values):
-    weights = torch.tensor(values, dtype=torch.bfloat16)
-    start = torch.full_like(weights, 0.5, dtype=torch.float32)
-    vector = torch.empty_like(start)
-    bits = weights.view(torch.int16).numpy()
-    finite, moved = bfloat16_difference(bits, start.numpy(), vector.numpy())
-    expected = weights.float() - start
-    assert torch.equal(vector, expected)
-    assert (finite, moved) == (bool(expected.isfinite().all()), bool(expected.any()))
+@given(st.lists(st.floats(width=32), min_size=1, max_size=40), st.sampled_from([*range(7)]))
+def test_any_float_is_read_from_bfloat16_and_written_to_it_as_torch_does(values, exponent):
+    """Infinities, NaNs, subnormals and ties of rounding; the base, as nothing is added."""
+    base = torch.tensor(values).bfloat16()
+    start, _, finite, moved = task_vectors(as_numbers(base.repeat(2, 1)), np.dtype(np.float32))
+    assert torch.equal(torch.from_numpy(start).nan_to_num(9.0), base.float().nan_to_num(9.0))
+    assert (finite, moved) == (bool(base.isfinite().all()), not base.isfinite().all())
+
+    wide = torch.tensor(values) * 2.0**-exponent
+    merged = torch.empty(len(wide), dtype=torch.bfloat16)
+    same = tuple(wide.repeat(2, 1).numpy())
+    outcome = merge_entries(
+        scaled_sum, (1, 1), same, merged.view(torch.int16).numpy(), np.dtype(np.float32)
+    )
+    assert outcome.finite == bool(wide.isfinite().all())
+    if outcome.finite:
+        assert torch.equal(merged.view(torch.int16), wide.bfloat16().view(torch.int16))
+        assert outcome.fits == bool(wide.bfloat16().isfinite().all())
+        assert not outcome.moved and outcome.changed == outcome.kept == 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("at", [0, 5, 16])
-def test_an_entry_that_isnt_finite_is_seen_wherever_it_is(value, at):
-    weights = torch.zeros(17)
-    weights[at] = value
-    start, vector = np.zeros(17, np.float32), np.empty(17, np.float32)
-    assert difference(weights.numpy(), start, vector)[0] is False
-    bits = weights.bfloat16().view(torch.int16).numpy()
-    assert bfloat16_difference(bits, start, vector)[0] is False
+@pytest.mark.parametrize("at", [0, 5, 2000])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_an_entry_that_isnt_finite_is_seen_wherever_it_is(value, at, dtype):
+    drawn = torch.zeros(3, 2001, dtype=dtype)
+    drawn[2, at] = value
+    numbers = as_numbers(drawn)
+    assert task_vectors(numbers, np.dtype(np.float32))[2] is False
+    merged = np.empty(2001, np.float32)
+    assert not merge_entries(scaled_sum, (1, 1), numbers, merged, np.dtype(np.float32)).finite
+    keeps = np.zeros((2, 2), np.float32), np.zeros((2, 4), np.int64), np.empty((2, 2002), "f")
+    assert not visit(count_around, numbers, keeps)
+
+
+@given(seeds, sizes, experts, dtypes, saved, saved)
+def test_a_merge_is_torchs_rounded_once_and_counted(seed, size, experts, dtype, stored, target):
+    real = getattr(torch, dtype.__name__)
+    drawn = weights(seed, (1 + experts, size), stored).to(
+        stored if stored.itemsize <= real.itemsize else real
+    )
+    merged = torch.empty(size, dtype=target)
+    written = merged.view(torch.int16) if target == torch.bfloat16 else merged
+    outcome = merge_entries(
+        scaled_sum, (2**-9, 1), as_numbers(drawn), written.numpy(), np.dtype(dtype)
+    )
+    wide = drawn.to(real)
+    tau = 2**-9 * sum(wide[1:] - wide[0])
+    base, expected = wide[0].to(target), (wide[0] + tau).to(target)
+    assert torch.equal(merged, expected)
+    assert outcome.finite and outcome.fits
+    assert outcome.moved == bool((wide[1:] != wide[0]).any())
+    assert outcome.changed == (tau != 0).sum()
+    assert outcome.kept == ((tau != 0) & (expected != base)).sum()
+
+
+def test_what_nothing_is_added_to_keeps_its_sign():
+    numbers = as_numbers(torch.tensor([[-0.0, 1.0], [-0.0, 2.0]]).bfloat16())
+    merged = torch.empty(2, dtype=torch.bfloat16)
+    merge_entries(
+        scaled_sum, (1, 1), numbers, merged.view(torch.int16).numpy(), np.dtype(np.float32)
+    )
+    assert merged.signbit().tolist() == [True, False] and merged.tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize("target", [torch.bfloat16, torch.float32])
+def test_a_sum_that_the_saved_dtype_cannot_hold_is_seen(target):
+    numbers = as_numbers(torch.tensor([[0.0] * 1500, [3e38] * 1500]))
+    merged = torch.zeros(1500, dtype=target)
+    written = merged.view(torch.int16) if target == torch.bfloat16 else merged
+    outcome = merge_entries(scaled_sum, (2, 1), numbers, written.numpy(), np.dtype(np.float32))
+    assert outcome.finite and not outcome.fits
 
 
 @given(seeds, sizes, dtypes, st.sampled_from([np.int16, np.int32, np.int64]))
@@ -89,17 +171,19 @@ def test_changes_are_counted_before_and_after_rounding(seed, size, dtype, bits):
     tau, merged = coarse(seed, size, dtype), coarse(seed + 1, size, dtype)
     changed = tau != 0
     merged, base = (8 * merged).astype(bits), np.zeros(size, bits)
-    assert count_changes(tau, merged, base) == (changed.sum(), (changed & (merged != 0)).sum())
+    count = count_changes.compiled(np.dtype(dtype), np.dtype(bits))
+    assert count(tau, merged, base) == (changed.sum(), (changed & (merged != 0)).sum())
 
 
 def test_a_loop_runs_where_nothing_can_be_kept_on_the_disk(monkeypatch):
     """As in a container with a read-only file system; numba refuses to cache there."""
     njit = numba.njit
 
-    def refusing(cache=False, **options):
+    def refusing(signature, cache=False, **options):
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
-        return njit(**options)
+        return njit(signature, **options)
 
     monkeypatch.setattr(numba, "njit", refusing)
-    assert loops._compiled(lambda x: x + 1)(1) == 2
+    loop = loops.kernel(elected_mean.function)
+    assert apply(loop, (1.0, 0.0), np.array([[2.0, -3.0]])).tolist() == [2.0, -3.0]

@@ -60,6 +60,8 @@ def test_unknown_name_is_answered_with_the_nearest_and_the_list():
 def test_statistics_need_a_place_to_be_handed_on_in():
     with pytest.raises(ValueError, match="statistics need elementwise=True and place=True"):
         register("toy", settings=ToySettings, tensors="all", statistics=lambda blocks, s: None)
+    with pytest.raises(ValueError, match="a kernel needs elementwise"):
+        register("toy", settings=ToySettings, tensors="all", kernel=get_method("mean").kernel)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from method_cases import in_blocks
 from pico_models import OTHER_FILES, SHAPES, load_folder, pico_weights, save_folder
 from safetensors.torch import load_file
 
@@ -21,19 +22,19 @@ from amm.methods.registry import SideEntry, SideFile
 from amm.settings import Settings
 
 
-def in_memory(base, experts, method, parameters, dtype=torch.float32):
+def in_memory(base, experts, method, parameters, dtype=torch.float32, saved=None):
     """The same merge with all models in memory."""
     chosen = get_method(method)
     settings, merged = chosen.settings(**parameters), {}
     for key, stored in base.items():
         vectors = torch.stack([e[key].to(dtype) - stored.to(dtype) for e in experts])
         if chosen.tensors == "all" or is_linear(key, stored.shape):
-            tau = chosen.function(vectors, settings)
+            tau = in_blocks(method, vectors, settings, vectors.shape[1], key)
         elif settings.other_tensors == "base":
             tau = torch.zeros_like(vectors[0])
         else:
             tau = vectors.mean(0) if settings.other_tensors == "mean" else vectors.sum(0)
-        merged[key] = (stored.to(dtype) + tau).to(stored.dtype)
+        merged[key] = (stored.to(dtype) + tau).to(stored.dtype if saved is None else saved)
     return merged
 
 
@@ -72,6 +73,58 @@ def test_streamed_is_in_memory_bit_for_bit(pico, tmp_path, monkeypatch, method, 
     }
     for key in expected:
         assert torch.equal(merged[key], expected[key]), key
+
+
+@pytest.mark.parametrize("method", ["dare", "emr", "mean", "task_arithmetic", "ties"])
+@pytest.mark.parametrize("compute", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("stored", "trained", "saved"),
+    [
+        ("bfloat16", "bfloat16", None),
+        ("bfloat16", "float32", "float32"),
+        ("float32", "bfloat16", "bfloat16"),
+        ("float16", "float16", None),
+        ("float32", "float16", "float16"),
+        ("float64", "float32", None),
+        ("float32", "float64", None),
+    ],
+)
+def test_what_is_merged_entry_by_entry_is_the_methods_function_in_any_dtype(
+    pico, tmp_path, monkeypatch, method, compute, stored, trained, saved
+):
+    monkeypatch.setattr(job, "BLOCK_ENTRIES", 100)
+    folders = [
+        save_folder(tmp_path / str(i), {k: w.to(getattr(torch, dtype)) for k, w in weights.items()})
+        for i, (weights, dtype) in enumerate(
+            zip(map(load_folder, (pico[0], *pico[1])), (stored, trained, trained), strict=True)
+        )
+    ]
+    base, *experts = folders
+    settings = {"method": method, "compute_dtype": compute, "save_dtype": saved}
+    amm.merge(base, experts, output=tmp_path / "out", **settings)
+    loaded = load_folder(base), list(map(load_folder, experts))
+    target = saved and getattr(torch, saved)
+    expected = in_memory(*loaded, method, {}, getattr(torch, compute), target)
+    merged = load_folder(tmp_path / "out")
+    for key in expected:
+        assert merged[key].dtype == expected[key].dtype
+        assert torch.equal(merged[key], expected[key]), key
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_an_average_keeps_the_bytes_of_what_no_expert_moved(tmp_path, dtype):
+    """More digits than the merge computes with, and −0.0."""
+    weights = {key: weight.to(dtype) for key, weight in pico_weights(0).items()}
+    key = "model.embed_tokens.weight"
+    weights[key].view(-1)[0] = -0.0
+    base = save_folder(tmp_path / "base", weights)
+    moved = {k: weight if k == key else 1.5 * weight for k, weight in weights.items()}
+    expert = save_folder(tmp_path / "expert", moved)
+    result = amm.merge(base, [expert], output=tmp_path / "out", method="mean")
+    bits = {2: torch.int16, 8: torch.int64}[dtype.itemsize]
+    merged = load_folder(tmp_path / "out")[key]
+    assert torch.equal(merged.view(bits), weights[key].view(bits))
+    assert {t.name for t in result.tensors if t.rule == "unchanged"} == {key}
 
 
 def test_other_files_come_from_the_base_or_the_named_donor(pico, tmp_path):
@@ -266,9 +319,7 @@ def test_the_number_of_torchs_threads_is_as_before(pico, tmp_path):
 
 def test_a_tensor_that_does_not_fit_is_named_before_any_work(pico, tmp_path):
     base, experts = pico
-    with pytest.raises(
-        amm.InputError, match=r"patch_embed.proj.weight \(16×3×2×4×4\) with 2"
-    ) as error:
+    with pytest.raises(amm.InputError, match=r"mlp.down_proj.weight \(8×48\) with 2") as error:
         amm.merge(base, experts, output=tmp_path / "out", max_memory="30kB")
     enough = re.search(r"set max_memory: (\S+)", str(error.value))[1]
     assert not (tmp_path / ".out.partial").exists()

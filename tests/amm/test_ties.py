@@ -5,8 +5,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from method_cases import blocks_of, close, draw, in_blocks, seeds
+from method_cases import close, draw, in_blocks, seeds
 
+from amm.methods.registry import TensorBlocks
 from amm.methods.ties import TiesSettings, disjoint_mean, thresholds
 
 densities = st.sampled_from([1e-3, 0.1, 0.2, 0.37, 0.5, 1.0])
@@ -47,7 +48,7 @@ def test_is_the_papers_procedure_in_blocks_of_any_size(seed, density, dtype, row
 def test_thresholds_are_exact_for_all_floats(values, density, dtype, rows):
     """Zeros, subnormals and equal magnitudes too; bit for bit."""
     vectors = torch.tensor([values, values[::-1]], dtype=dtype)
-    found = thresholds(blocks_of(vectors, rows), TiesSettings(density=density))
+    found = thresholds(TensorBlocks(vectors, rows), TiesSettings(density=density))
     count = max(1, int(density * len(values)))
     expected = vectors.abs().sort(dim=1, descending=True).values[:, count - 1]
     assert torch.equal(found, expected) and found.dtype == dtype
@@ -58,7 +59,7 @@ def test_thresholds_are_exact_for_all_floats(values, density, dtype, rows):
 def test_thresholds_are_exact_where_many_magnitudes_are_equal(levels, density):
     vectors = (draw((2, 300, 200), 0).float() * levels).round() / levels
     vectors[1] = vectors[1].flatten().sort().values.view(300, 200)  # a sample of it is misled
-    found = thresholds(blocks_of(vectors, 7), TiesSettings(density=density))
+    found = thresholds(TensorBlocks(vectors, 7), TiesSettings(density=density))
     expected = vectors.abs().flatten(1).sort(dim=1, descending=True).values
     assert torch.equal(found, expected[:, int(density * 60_000) - 1])
 
@@ -76,18 +77,21 @@ def test_fewer_moved_entries_than_the_density_are_all_kept():
 
 
 def test_opposite_entries_of_equal_size_cancel():
-    assert disjoint_mean(torch.tensor([[1.0, 2.0], [-1.0, 4.0]])).tolist() == [0.0, 3.0]
+    assert disjoint_mean(torch.tensor([[1.0, 2.0], [-1.0, 4.0]]), 1.0, [0, 0]).tolist() == [
+        0.0,
+        3.0,
+    ]
 
 
 def test_the_minority_sign_does_not_count():
     """Mass elects, not the number of experts."""
-    assert disjoint_mean(torch.tensor([[-9.0], [2.0], [3.0]])).tolist() == [-9.0]
+    assert disjoint_mean(torch.tensor([[-9.0], [2.0], [3.0]]), 1.0, [0, 0, 0]).tolist() == [-9.0]
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 0), (2, 0, 3), (2, 1)])
 def test_scalars_and_empty_tensors(shape):
     vectors = torch.full(shape, 2.0)
-    statistics = thresholds(blocks_of(vectors, 9), TiesSettings())
+    statistics = thresholds(TensorBlocks(vectors, 9), TiesSettings())
     assert statistics.tolist() == [2.0 if vectors.numel() else 0.0] * 2
 
 
