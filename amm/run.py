@@ -46,6 +46,7 @@ ROUNDING_WARNING = 0.5
 
 MANIFEST_FILE = "manifest"
 
+_HASHED_AT_A_TIME = 4
 _ENGINES = {"local": run_local, "ray": run_ray}
 
 _SAME_BYTES = {"output", "parameters", "engine", "max_memory", "hash_inputs"}
@@ -195,7 +196,9 @@ def _run(
         for writer in writers:
             stack.enter_context(closing(writer))
             writer.open()
-        hashes = stack.enter_context(InputHashes(checkpoints, manifest))
+        hashes = stack.enter_context(
+            InputHashes(checkpoints, manifest, min(_HASHED_AT_A_TIME, manifest.threads))
+        )
         recorder = Recorder(job, weights, sides, manifest, progress)
         left = recorder.resume()
         result.resumed = len(recorder.reports)

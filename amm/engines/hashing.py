@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from amm.engines.manifest import Manifest
@@ -14,27 +15,32 @@ _CHUNK = 2**22
 
 
 class InputHashes:
-    """A thread that hashes files one after the other; use it as a context, which stops it.
+    """Threads that hash files; use it as a context, which stops them.
 
     Args:
         files: for each input, its weight files.
         manifest: has the hashes that an earlier run found, and gets the others.
+        threads: files that are hashed at a time.
     """
 
-    def __init__(self, files: Mapping[str, Sequence[Path]], manifest: Manifest) -> None:
+    def __init__(
+        self, files: Mapping[str, Sequence[Path]], manifest: Manifest, threads: int
+    ) -> None:
         self._files = files
         self._manifest = manifest
         self._stop = threading.Event()
-        self._error: OSError | None = None
-        self._thread = threading.Thread(target=self._run, name="amm-hashes", daemon=True)
+        self._pool = ThreadPoolExecutor(threads, "amm-hashes")
+        self._hashed: list[Future[None]] = []
 
     def __enter__(self) -> InputHashes:
-        self._thread.start()
+        names = {os.path.realpath(file): None for files in self._files.values() for file in files}
+        left = [name for name in names if name not in self._manifest.hashes]
+        self._hashed = [self._pool.submit(self._hash, name) for name in left]
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._pool.shutdown(cancel_futures=True)
 
     def result(self) -> dict[str, dict[str, str]]:
         """Input → name of the file → SHA-256 in hexadecimal digits; waits for the last one.
@@ -42,23 +48,12 @@ class InputHashes:
         Raises:
             OSError: a file can't be read.
         """
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
+        for future in self._hashed:
+            future.result()
         return {
             path: {file.name: self._manifest.hashes[os.path.realpath(file)] for file in files}
             for path, files in self._files.items()
         }
-
-    def _run(self) -> None:
-        try:
-            for files in self._files.values():
-                for file in files:
-                    name = os.path.realpath(file)
-                    if name not in self._manifest.hashes:
-                        self._hash(name)
-        except OSError as error:
-            self._error = error
 
     def _hash(self, name: str) -> None:
         digest = hashlib.sha256()

@@ -8,6 +8,7 @@ The blocks between reading and disk are bounded by the ceiling of memory.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections import deque
@@ -77,15 +78,21 @@ class _Task:
 
 
 def _tasks(job: Job, names: Sequence[str], pool: ThreadPoolExecutor) -> Iterator[_Task]:
-    """The blocks of all tensors; each tensor's statistics start one tensor ahead."""
-    ahead: deque[Future[object]] = deque()
-    for at, name in enumerate(names):
-        while len(ahead) < 2 and at + len(ahead) < len(names):
-            ahead.append(pool.submit(job.statistics, names[at + len(ahead)]))
-        statistics = ahead.popleft()
-        whole = job.rule(name).whole
+    """The blocks of all tensors; each tensor's statistics start one tensor ahead.
+
+    Those of the largest, an embedding mostly, take one thread for long: they start first, and its
+    blocks come last.
+    """
+    order = sorted(names, key=lambda name: math.prod(job.entry(name).shape))[-1:]
+    statistics = {name: pool.submit(job.statistics, name) for name in order}
+    order[:0] = (name for name in names if name not in statistics)
+    for at, name in enumerate(order):
+        for following in order[at : at + 2]:
+            if following not in statistics:
+                statistics[following] = pool.submit(job.statistics, following)
+        whole, found = job.rule(name).whole, statistics[name]
         for block in job.blocks(name):
-            yield _Task(block, job.need(block), whole, statistics)
+            yield _Task(block, job.need(block), whole, found)
 
 
 def _prepare(job: Job, task: _Task) -> Inputs | Merged:

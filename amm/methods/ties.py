@@ -26,7 +26,7 @@ from amm.loops import apply, count_around, elected_mean
 from amm.methods.registry import Blocks, Kernel, Place, register
 from amm.settings import Settings
 
-_SAMPLED = 61
+_SAMPLED = 251
 """One entry in so many is sampled; prime, so that the sample is of all columns."""
 
 _Floats = npt.NDArray[np.floating]
