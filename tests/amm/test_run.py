@@ -17,8 +17,9 @@ from amm.checkpoints import writer
 from amm.diagnostics import layer_figures
 from amm.engines import job, pages
 from amm.layers import is_linear
+from amm.loops import kernel
 from amm.methods import Method, get_method, registry
-from amm.methods.registry import SideEntry, SideFile
+from amm.methods.registry import Kernel, SideEntry, SideFile
 from amm.settings import Settings
 
 
@@ -362,6 +363,30 @@ def placed(monkeypatch):
     method = Method("placed", function, NoSettings, "all", True, True, statistics, side)
     monkeypatch.setitem(registry._METHODS, "placed", method)
     return seen
+
+
+def test_a_methods_kernel_is_used_in_place_of_its_function(pico, tmp_path, monkeypatch):
+    class ShareSettings(Settings):
+        share: float = 0.25
+
+    @kernel
+    def last(vectors, parameters, tau):
+        for j in range(len(tau)):
+            tau[j] = parameters[0] * vectors[-1, j]
+
+    def function(task_vectors, settings):
+        raise AssertionError("called")
+
+    compiled = Kernel(last, lambda settings, experts, statistics: [settings.share])
+    method = Method("last", function, ShareSettings, "all", elementwise=True, kernel=compiled)
+    monkeypatch.setitem(registry._METHODS, "last", method)
+    monkeypatch.setattr(job, "BLOCK_ENTRIES", 100)
+    base, experts = pico
+    amm.merge(base, experts, output=tmp_path / "out", method="last", save_dtype="float32")
+    start, trained = load_folder(base), load_folder(experts[-1])
+    for key, merged in load_folder(tmp_path / "out").items():
+        tau = 0.25 * (trained[key] - start[key].float())
+        assert torch.equal(merged, start[key] + tau)
 
 
 def test_methods_get_the_place_and_statistics_and_leave_a_side_file(
