@@ -7,8 +7,8 @@ import functools
 import torch
 from torch import Tensor
 
-from amm.loops import scaled_sum
 from amm.methods.registry import Kernel, register
+from amm.methods.task_arithmetic import scaled_sum
 from amm.settings import Settings
 
 

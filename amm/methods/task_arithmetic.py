@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from amm.loops import scaled_sum
+from amm.loops import kernel
 from amm.methods.registry import Kernel, register
 from amm.settings import Settings
 
@@ -20,6 +21,17 @@ class TaskArithmeticSettings(Settings):
     """
 
     scale: float = 1.0
+
+
+@kernel
+def scaled_sum(vectors: npt.NDArray, parameters: npt.NDArray, tau: npt.NDArray) -> None:
+    """factor · Σ τ_i / divisor; the two are the parameters."""
+    factor, divisor = tau.dtype.type(parameters[0]), tau.dtype.type(parameters[1])
+    for k in range(len(vectors)):
+        for j in range(len(tau)):
+            tau[j] = vectors[k, j] if k == 0 else tau[j] + vectors[k, j]
+    for j in range(len(tau)):
+        tau[j] = factor * tau[j] / divisor
 
 
 @register(

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from amm.loops import apply, count_around, elected_mean
+from amm.loops import apply, kernel, visitor
 from amm.methods.registry import Blocks, Kernel, Place, register
 from amm.settings import Settings
 
@@ -104,6 +104,48 @@ def _ranked(
     return low if low < high and rank <= len(between) + at_low else None
 
 
+@visitor
+def count_around(
+    vectors: npt.NDArray,
+    size: int,
+    bounds: npt.NDArray,
+    counts: npt.NDArray[np.int64],
+    between: npt.NDArray,
+) -> None:
+    """Counts magnitudes above and at a higher bound and at a lower one, and collects those between.
+
+    Args:
+        vectors: (K, at least N) float32 or float64.
+        size: N.
+        bounds: (K, 2) of that dtype, the lower and the higher.
+        counts: (K, 4), of each row how many are above the higher, at it, at the lower, and between;
+            what is found is added.
+        between: (K, …) of that dtype; gets the magnitudes between behind those that are there, and
+            has room for one more.
+    """
+    inside = np.zeros(-(-size // 8) * 8, np.bool_)
+    in_eight = inside.view(np.uint64)
+    for k in range(len(vectors)):
+        vector, low, high = vectors[k, :size], bounds[k, 0], bounds[k, 1]
+        above = at_high = at_low = np.int32(0)  # in 64 bits four times slower
+        for j in range(size):
+            x = abs(vector[j])
+            above = np.int32(above + np.int32(x > high))
+            at_high = np.int32(at_high + np.int32(x == high))
+            at_low = np.int32(at_low + np.int32(x == low))
+            inside[j] = (x > low) & (x < high)
+        counts[k, 0] += above
+        counts[k, 1] += at_high
+        counts[k, 2] += at_low
+        collected = counts[k, 3]
+        for eight in range(len(in_eight)):
+            if in_eight[eight]:  # few are
+                for j in range(8 * eight, min(8 * eight + 8, size)):
+                    between[k, collected] = abs(vector[j])
+                    collected += inside[j]
+        counts[k, 3] = collected
+
+
 def _flat(vectors: Tensor) -> _Floats:
     return vectors[..., None].flatten(1).numpy()  # K scalars too become K × 1
 
@@ -129,6 +171,34 @@ class _Collected:
         if at > len(self):
             return beyond
         return float(np.partition(np.frombuffer(self._bytes, self._dtype), -at)[-at])
+
+
+@kernel
+def elected_mean(vectors: npt.NDArray, parameters: npt.NDArray, tau: npt.NDArray) -> None:
+    """scale · the mean of the kept values that have the sign of their sum; 0 where that is 0.
+
+    The parameters are the scale, then for each expert the magnitude from which on it is kept.
+    """
+    zero, one = tau.dtype.type(0), tau.dtype.type(1)
+    scale = tau.dtype.type(parameters[0])
+    size = len(tau)
+    mass, sign, count = np.zeros(size), np.empty(size, tau.dtype), np.zeros(size, tau.dtype)
+    for k in range(len(vectors)):
+        vector, bound = vectors[k, :size], tau.dtype.type(parameters[1 + k])
+        for j in range(size):
+            mass[j] += vector[j] if abs(vector[j]) >= bound else zero
+    for j in range(size):
+        sign[j] = np.sign(mass[j])
+        tau[j] = zero
+    for k in range(len(vectors)):
+        vector, bound = vectors[k, :size], tau.dtype.type(parameters[1 + k])
+        for j in range(size):
+            x = vector[j] * sign[j]
+            agrees = (x > zero) & (x >= bound)
+            tau[j] += x if agrees else zero
+            count[j] += one if agrees else zero
+    for j in range(size):
+        tau[j] = scale * (tau[j] * sign[j] / max(count[j], one))
 
 
 @register(

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from amm import loops
 from amm.loops import (
     apply,
-    count_around,
     count_changes,
-    elected_mean,
     merge_entries,
-    scaled_sum,
     task_vectors,
     visit,
 )
+from amm.methods.task_arithmetic import scaled_sum
+from amm.methods.ties import count_around, elected_mean
 
 dtypes = st.sampled_from([np.float32, np.float64])
 sizes = st.sampled_from([1, 7, 8, 9, 1023, 1024, 1025, 2050])
@@ -45,39 +44,10 @@ def as_numbers(tensors):
 
 
 @given(seeds, sizes, experts, dtypes)
-def test_the_elected_mean_is_that_of_the_papers_words(seed, size, experts, dtype):
-    vectors = coarse(seed, (experts, size), dtype)
-    bounds = np.abs(coarse(seed + 1, experts, dtype))
-    mean = apply(elected_mean, (0.5, *bounds), vectors)
-    kept = np.where(np.abs(vectors) >= bounds[:, None], vectors, 0)
-    agreeing = np.where(kept * kept.sum(0) > 0, kept, 0)
-    expected = agreeing.sum(0) / np.maximum((agreeing != 0).sum(0), 1)
-    assert mean.dtype == dtype
-    np.testing.assert_allclose(mean, 0.5 * expected, rtol=1e-6)
-
-
-@given(seeds, sizes, experts, dtypes)
 def test_a_scaled_sum_is_torchs_bit_for_bit(seed, size, experts, dtype):
     vectors = np.random.default_rng(seed).standard_normal((experts, size)).astype(dtype)
     total = sum(torch.from_numpy(vectors[1:]), start=torch.from_numpy(vectors[0]))
     assert np.array_equal(apply(scaled_sum, (0.3, 3), vectors), (0.3 * total / 3).numpy())
-
-
-@given(seeds, sizes, dtypes, st.integers(0, 4), st.integers(0, 4))
-def test_magnitudes_around_two_bounds_are_counted_and_collected_in_order(
-    seed, size, dtype, low, width
-):
-    vectors = coarse(seed, (2, size), dtype)
-    low, high = dtype(low / 8), dtype((low + width) / 8)
-    bounds = np.array([(low, high), (high, high)], dtype)
-    counts, between = np.zeros((2, 4), np.int64), np.empty((2, size + 1), dtype)
-    assert visit(count_around, (np.zeros(size, dtype), *vectors), (bounds, counts, between))
-    for row, (low, high), count, collected in zip(vectors, bounds, counts, between, strict=True):
-        found = np.abs(row)
-        inside = found[(found > low) & (found < high)]
-        expected = ((found > high).sum(), (found == high).sum(), (found == low).sum(), len(inside))
-        assert tuple(count) == expected
-        assert np.array_equal(collected[: len(inside)], inside)
 
 
 @given(seeds, sizes, experts, dtypes, saved)

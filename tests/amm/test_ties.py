@@ -7,11 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from method_cases import close, draw, in_blocks, seeds
 
+from amm.loops import apply, visit
 from amm.methods.registry import TensorBlocks
-from amm.methods.ties import TiesSettings, disjoint_mean, thresholds
+from amm.methods.ties import TiesSettings, count_around, disjoint_mean, elected_mean, thresholds
 
 densities = st.sampled_from([1e-3, 0.1, 0.2, 0.37, 0.5, 1.0])
 dtypes = st.sampled_from([torch.float32, torch.float64])
+floats = st.sampled_from([np.float32, np.float64])
+sizes = st.sampled_from([1, 7, 8, 9, 1023, 1024, 1025, 2050])
+"""Around the sizes of the loops' chunks."""
 
 
 def reference(vectors, density, scale=1.0):
@@ -29,6 +33,40 @@ def reference(vectors, density, scale=1.0):
         agree = [value for value in column if value * mass > 0]
         merged.append(scale * sum(agree) / len(agree) if agree else 0.0)
     return torch.tensor(merged).view(vectors.shape[1:])
+
+
+def coarse(seed, shape, dtype):
+    """Random numbers of which many are equal, opposite or zero."""
+    return np.random.default_rng(seed).integers(-4, 5, shape).astype(dtype) / 8
+
+
+@given(seeds, sizes, st.integers(1, 3), floats)
+def test_the_elected_mean_is_that_of_the_papers_words(seed, size, experts, dtype):
+    vectors = coarse(seed, (experts, size), dtype)
+    bounds = np.abs(coarse(seed + 1, experts, dtype))
+    mean = apply(elected_mean, (0.5, *bounds), vectors)
+    kept = np.where(np.abs(vectors) >= bounds[:, None], vectors, 0)
+    agreeing = np.where(kept * kept.sum(0) > 0, kept, 0)
+    expected = agreeing.sum(0) / np.maximum((agreeing != 0).sum(0), 1)
+    assert mean.dtype == dtype
+    np.testing.assert_allclose(mean, 0.5 * expected, rtol=1e-6)
+
+
+@given(seeds, sizes, floats, st.integers(0, 4), st.integers(0, 4))
+def test_magnitudes_around_two_bounds_are_counted_and_collected_in_order(
+    seed, size, dtype, low, width
+):
+    vectors = coarse(seed, (2, size), dtype)
+    low, high = dtype(low / 8), dtype((low + width) / 8)
+    bounds = np.array([(low, high), (high, high)], dtype)
+    counts, between = np.zeros((2, 4), np.int64), np.empty((2, size + 1), dtype)
+    assert visit(count_around, (np.zeros(size, dtype), *vectors), (bounds, counts, between))
+    for row, (low, high), count, collected in zip(vectors, bounds, counts, between, strict=True):
+        found = np.abs(row)
+        inside = found[(found > low) & (found < high)]
+        expected = ((found > high).sum(), (found == high).sum(), (found == low).sum(), len(inside))
+        assert tuple(count) == expected
+        assert np.array_equal(collected[: len(inside)], inside)
 
 
 @given(seeds, densities, dtypes, st.integers(1, 9))
