@@ -198,7 +198,6 @@ class Job:
         rule = self.rule(name)
         if rule.method is None or rule.method.statistics is None:
             return None
-
         return rule.method.statistics(_Blocks(self, name), rule.settings)
 
     def read(self, block: Block) -> Inputs:
@@ -216,7 +215,8 @@ class Job:
                 raise InputError(_not_finite(self.base, block.name))
             return Inputs(base, base, None, False)
         if not self.rule(block.name).whole:
-            start, vectors, finite, moved = task_vectors(self.numbers(block), self.real)
+            numbers = _as_numbers([base, *self._expert_weights(block)], self.dtype)
+            start, vectors, finite, moved = task_vectors(numbers, self.real)
             if not finite:
                 self.blame(block)
             shaped = torch.from_numpy(vectors).view(-1, *base.shape)
@@ -288,14 +288,9 @@ class Job:
         return entry.dtype != torch.float16 and stored.itemsize <= self.dtype.itemsize
 
     def numbers(self, block: Block) -> Numbers:
-        """The block's entries of the base and the experts: bits, if all have bfloat16."""
-        weights = [self._read(self.base, block.name, block.rows), *self._expert_weights(block)]
-        halves = {tensor.dtype for tensor in weights} == {torch.bfloat16}
-        dtype = torch.bfloat16 if halves and self.dtype == torch.float32 else self.dtype
-        return tuple(
-            np.require(_numpy(tensor.to(dtype).reshape(-1)), None, ("C", "A", "W"))
-            for tensor in weights
-        )
+        """The block's entries of the base and the experts."""
+        base = self._read(self.base, block.name, block.rows)
+        return _as_numbers([base, *self._expert_weights(block)], self.dtype)
 
     @property
     def real(self) -> np.dtype:
@@ -442,9 +437,16 @@ def _bits(tensor: Tensor) -> np.ndarray:
     return _flat(tensor.view(integer))
 
 
+def _as_numbers(weights: Sequence[Tensor], dtype: torch.dtype) -> Numbers:
+    """Tensors in the merging dtype; as bits, if all have bfloat16 and it is float32."""
+    if dtype == torch.float32 and all(tensor.dtype == torch.bfloat16 for tensor in weights):
+        dtype = torch.bfloat16
+    return tuple(np.require(_numpy(tensor.to(dtype)), None, ("C", "A", "W")) for tensor in weights)
+
+
 def _numpy(tensor: Tensor) -> np.ndarray:
-    """The same memory; bfloat16, which NumPy doesn't know, as bits."""
-    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    """The entries; those of bfloat16, which NumPy doesn't know, as bits."""
+    return _bits(tensor) if tensor.dtype == torch.bfloat16 else _flat(tensor)
 
 
 def _flat(tensor: Tensor) -> np.ndarray:

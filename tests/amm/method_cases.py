@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -13,11 +15,19 @@ from amm.settings import Settings
 shapes = st.sampled_from([(2, 3, 11), (3, 7, 5), (2, 6, 6), (3, 4, 12), (4, 1, 3)])
 """K × out × in: fewer rows in all than columns, more, and square."""
 seeds = st.integers(0, 2**16)
+floats = st.sampled_from([np.float32, np.float64])
+sizes = st.sampled_from([1, 7, 8, 9, 1023, 1024, 1025, 2050])
+"""Around the sizes of the compiled loops' chunks."""
 
 
 def draw(shape: tuple[int, ...], seed: int, rms: float = 1.0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return rms * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def coarse(seed: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray:
+    """Random numbers of which many are equal, opposite or zero."""
+    return np.random.default_rng(seed).integers(-4, 5, shape).astype(dtype) / 8
 
 
 def close(actual: Tensor, expected: Tensor, relative: float = 1e-9) -> None:

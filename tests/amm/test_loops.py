@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from method_cases import coarse, floats, seeds, sizes
 
 from amm import loops
 from amm.loops import (
@@ -18,17 +19,8 @@ from amm.loops import (
 from amm.methods.task_arithmetic import scaled_sum
 from amm.methods.ties import count_around, elected_mean
 
-dtypes = st.sampled_from([np.float32, np.float64])
-sizes = st.sampled_from([1, 7, 8, 9, 1023, 1024, 1025, 2050])
-"""Around the sizes of the loops' chunks."""
-seeds = st.integers(0, 2**16)
 experts = st.integers(1, 3)
 saved = st.sampled_from([torch.bfloat16, torch.float32, torch.float64])
-
-
-def coarse(seed, shape, dtype):
-    """Random numbers of which many are equal, opposite or zero."""
-    return np.random.default_rng(seed).integers(-4, 5, shape).astype(dtype) / 8
 
 
 def weights(seed, shape, dtype):
@@ -43,14 +35,14 @@ def as_numbers(tensors):
     return tuple(bits.numpy())
 
 
-@given(seeds, sizes, experts, dtypes)
+@given(seeds, sizes, experts, floats)
 def test_a_scaled_sum_is_torchs_bit_for_bit(seed, size, experts, dtype):
     vectors = np.random.default_rng(seed).standard_normal((experts, size)).astype(dtype)
     total = sum(torch.from_numpy(vectors[1:]), start=torch.from_numpy(vectors[0]))
     assert np.array_equal(apply(scaled_sum, (0.3, 3), vectors), (0.3 * total / 3).numpy())
 
 
-@given(seeds, sizes, experts, dtypes, saved)
+@given(seeds, sizes, experts, floats, saved)
 def test_task_vectors_are_torchs_differences(seed, size, experts, dtype, stored):
     drawn = weights(seed, (1 + experts, size), stored)
     if stored == torch.float64:
@@ -97,7 +89,7 @@ def test_an_entry_that_isnt_finite_is_seen_wherever_it_is(value, at, dtype):
     assert not visit(count_around, numbers, keeps)
 
 
-@given(seeds, sizes, experts, dtypes, saved, saved)
+@given(seeds, sizes, experts, floats, saved, saved)
 def test_a_merge_is_torchs_rounded_once_and_counted(seed, size, experts, dtype, stored, target):
     real = getattr(torch, dtype.__name__)
     drawn = weights(seed, (1 + experts, size), stored).to(
@@ -136,7 +128,7 @@ def test_a_sum_that_the_saved_dtype_cannot_hold_is_seen(target):
     assert outcome.finite and not outcome.fits
 
 
-@given(seeds, sizes, dtypes, st.sampled_from([np.int16, np.int32, np.int64]))
+@given(seeds, sizes, floats, st.sampled_from([np.int16, np.int32, np.int64]))
 def test_changes_are_counted_before_and_after_rounding(seed, size, dtype, bits):
     tau, merged = coarse(seed, size, dtype), coarse(seed + 1, size, dtype)
     changed = tau != 0

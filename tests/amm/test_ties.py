@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from method_cases import close, draw, in_blocks, seeds
+from method_cases import close, coarse, draw, floats, in_blocks, seeds, sizes
 
 from amm.loops import apply, visit
 from amm.methods.registry import TensorBlocks
@@ -13,9 +13,6 @@ from amm.methods.ties import TiesSettings, count_around, disjoint_mean, elected_
 
 densities = st.sampled_from([1e-3, 0.1, 0.2, 0.37, 0.5, 1.0])
 dtypes = st.sampled_from([torch.float32, torch.float64])
-floats = st.sampled_from([np.float32, np.float64])
-sizes = st.sampled_from([1, 7, 8, 9, 1023, 1024, 1025, 2050])
-"""Around the sizes of the loops' chunks."""
 
 
 def reference(vectors, density, scale=1.0):
@@ -33,11 +30,6 @@ def reference(vectors, density, scale=1.0):
         agree = [value for value in column if value * mass > 0]
         merged.append(scale * sum(agree) / len(agree) if agree else 0.0)
     return torch.tensor(merged).view(vectors.shape[1:])
-
-
-def coarse(seed, shape, dtype):
-    """Random numbers of which many are equal, opposite or zero."""
-    return np.random.default_rng(seed).integers(-4, 5, shape).astype(dtype) / 8
 
 
 @given(seeds, sizes, st.integers(1, 3), floats)
