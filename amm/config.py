@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from amm.errors import InputError
 from amm.methods import get_method
@@ -30,16 +30,21 @@ _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
 
-Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+
+def _folder(value: Any) -> Path:
+    if not isinstance(value, str | Path):
+        raise ValueError("a path; put one such as 120 or on in quotes")
+    return Path(value).expanduser()
 
 
-def _folder_or_hub_id(value: Any) -> Any:
+def _folder_or_hub_id(value: Any) -> Path | str:
     """A folder that exists stays one, whatever it is called; `org/name` may be on the Hub."""
     if isinstance(value, str) and _HUB_ID.fullmatch(value) and not Path(value).exists():
         return value
-    return Path(value).expanduser() if isinstance(value, str) else value
+    return _folder(value)
 
 
+Folder = Annotated[Path, BeforeValidator(_folder)]
 Source = Annotated[Path | str, BeforeValidator(_folder_or_hub_id)]
 
 
@@ -135,16 +140,43 @@ def load_config(path: str | Path) -> MergeConfig:
     """Read `merge.yaml`.
 
     Raises:
-        InputError: it isn't there, isn't YAML, or has wrong keys or values.
+        InputError: it isn't there, isn't YAML, has a key twice, or has wrong keys or values.
     """
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        twice = _key_twice(text)
+        content = yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} isn't YAML: {' '.join(str(error).split())}.") from None
+    if twice is not None:
+        raise InputError(f"{path}: {twice}; the last would count alone. Keep one.")
     if not isinstance(content, dict):
         raise InputError(f"{path} must have keys and values, such as 'base: path/to/model'.")
     return validated(MergeConfig, content, str(path))
+
+
+def _key_twice(text: str) -> str | None:
+    """Where a mapping of a YAML document has a key twice, in words; YAML itself takes the last."""
+    import yaml
+
+    nodes, seen = [yaml.compose(text, Loader=yaml.SafeLoader)], set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))  # an alias is the node itself
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+            continue
+        lines: dict[tuple[str, Any], int] = {}
+        for key, value in node.value:
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if name in lines:
+                return f"the key '{key.value}' is in line {lines[name]} and in line {line}"
+            lines[name] = line
+            nodes.append(value)
+    return None

@@ -16,6 +16,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+_KINDS = {
+    "dict_type": "keys and values",
+    "tuple_type": "a list, such as [a, b]",
+    "string_type": "text; put a number in quotes",
+}
+"""What pydantic's types of errors want, in words of YAML."""
+
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
@@ -33,7 +40,13 @@ def validated(model: type[AnySettings], values: Mapping[str, Any], where: str) -
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        lines = [_line(model, problem, where) for problem in error.errors()]
+        problems = error.errors()
+        wrong = {problem["loc"][:-1] for problem in problems}
+        lines = [
+            _line(model, problem, where)
+            for problem in problems
+            if problem["type"] != "too_short" or problem["loc"] not in wrong
+        ]
         raise InputError("\n".join(lines)) from None
 
 
@@ -48,6 +61,8 @@ def _line(model: type[Settings], problem: Mapping[str, Any], where: str) -> str:
         return f"{where}: {key} can't be {value!r}. {did_you_mean(value, _choices(model, problem))}"
     if problem["type"] == "too_short":
         return f"{where}: {key} is empty; name at least {problem['ctx']['min_length']}."
+    if problem["type"] in _KINDS:
+        return f"{where}: {key} can't be {value!r}: it must be {_KINDS[problem['type']]}."
     reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{where}: {key} can't be {value!r}: it must be {reason.partition(', unable')[0]}."
 

@@ -38,6 +38,21 @@ def test_defaults(tmp_path):
         (GOOD + "max_memory: lots", "max_memory can't be 'lots': it must be a size such as"),
         ("base: b\noutput: o", "key 'experts' is missing"),
         ("base: b\nexperts: []\noutput: o", "experts is empty; name at least 1"),
+        (
+            "base: b\nexperts: [e, 120]\noutput: o",
+            "experts.1 can't be 120: it must be a path",
+        ),
+        (
+            "base: b\nexperts: [{model: e}]\noutput: o",
+            "experts.0 can.t be .*: it must be a path",
+        ),
+        ("base: b\nexperts: [e, ]\noutput: on", "output can't be True: it must be a path"),
+        ("base: b\nexperts:\n- \noutput: o", "experts.0 can't be None: it must be a path"),
+        ("base: b\nexperts: e\noutput: o", "experts can't be 'e': it must be a list, such as"),
+        (GOOD + "parameters: [1]", "parameters can't be .1.: it must be keys and values"),
+        (GOOD + "method: 3", "method can't be 3: it must be text"),
+        (GOOD + "experts: [g]", "the key 'experts' is in line 2 and in line 4; the last would"),
+        (GOOD + "parameters: {x: 1, y: [{z: 1, z: 2}]}", "the key 'z' is in line 4 and in line 4"),
         ("- a", "must have keys and values"),
         ("", "must have keys and values"),
         ("a: [", "isn't YAML"),
@@ -47,6 +62,11 @@ def test_wrong_files_are_answered_in_one_line(tmp_path, text, message):
     with pytest.raises(InputError, match=message) as error:
         load(tmp_path, text)
     assert "merge.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_mapping_may_be_used_twice_by_an_alias(tmp_path):
+    text = "base: b\nexperts: [e]\noutput: o\nparameters: {one: &a {x: 1}, two: *a}\n"
+    assert load(tmp_path, text).parameters == {"one": {"x": 1}, "two": {"x": 1}}
 
 
 def test_missing_file(tmp_path):
