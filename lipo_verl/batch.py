@@ -33,7 +33,7 @@ class Group:
     rewards:   (G, n) float64, the rule's scores
     lengths:   (G, n) float, tokens
     truncated: (G, n) bool, cut at the response budget
-    correct:   (G, n) bool, rewards from ``correct_score`` on
+    correct:   (G, n) bool, the right answers
     result:    what LIPO made of them; None for groups of one response, whose advantage is 0
     """
 
@@ -50,32 +50,52 @@ def token_advantages(
     response_mask: Tensor,
     uids: Sequence[Any] | ndarray,
     config: LipoConfig,
+    *,
+    lengths: ndarray | None = None,
+    truncated: ndarray | None = None,
+    accuracy: ndarray | None = None,
 ) -> tuple[Tensor, list[Group]]:
     """LIPO's advantage of every token of a batch, as a trainer wants it, and the groups behind it.
 
-    token_level_rewards: (B, T) float, their sum is the rule's score of the response
-    response_mask:       (B, T) any type, 1 on tokens that the policy generated, 0 on others
+    token_level_rewards: (B, T) any type, their sum is the rule's score of the response
+    response_mask:       (B, T) any type, 1 on tokens that the policy generated, 0 on others;
+                         padding on either side
     uids:                B hashable values; responses of one prompt share theirs, in any order
-    returns:             (B, T) advantages of the rewards' type and device; the groups
+    lengths:             (B,) tokens, where they are not those of the mask: an agent's session of
+                         several outputs; None: the mask's
+    truncated:           (B,) bool, the responses that were cut; None: those that reach the budget
+    accuracy:            (B,) the part of the reward that says how right the answer is, NaN where it
+                         names none; None: the scores say it
+    returns:             (B, T) advantages on the rewards' device, of their type, float32 where that
+                         is no float; the groups
 
     Raises as :func:`estimate` does.
     """
-    dtype = token_level_rewards.dtype
+    dtype = token_level_rewards.dtype if token_level_rewards.is_floating_point() else torch.float32
     summed_in = torch.promote_types(dtype, torch.float32)
     advantages = response_mask.detach().to(dtype, copy=True)
     scores = token_level_rewards.detach().sum(-1, dtype=summed_in).cpu().numpy()
-    lengths = advantages.sum(-1, dtype=summed_in).cpu().numpy()
-    truncated = _reaches(config.response_budget, advantages)
-    of_response, groups = estimate(scores, lengths, truncated, uids, config)
+    if lengths is None:
+        lengths = advantages.sum(-1, dtype=summed_in).cpu().numpy()
+    if truncated is None:
+        truncated = reaches(config.response_budget, advantages)
+    of_response, groups = estimate(scores, lengths, truncated, uids, config, accuracy)
     advantages.mul_(torch.from_numpy(of_response[:, None]).to(advantages))
     return advantages, groups
 
 
-def _reaches(budget: int | None, mask: Tensor) -> ndarray:
-    """(B,) bool, whether the last token that the budget allows was generated; mask: (B, T)."""
-    if budget is None or budget > mask.shape[1]:
+def reaches(budget: int | None, mask: Tensor) -> ndarray:
+    """(B,) bool, which responses are as long as the budget allows, or longer.
+
+    budget: tokens; None: there is none
+    mask:   (B, T) any type, not 0 on the first and on the last token of a response; padding on
+            either side
+    """
+    width = mask.shape[1]
+    if budget is None or budget > width:
         return np.zeros(len(mask), bool)
-    return mask.select(1, budget - 1).cpu().numpy() > 0
+    ends = mask[:, [0, budget - 1, width - budget, width - 1]].cpu().numpy() > 0
+    return ends[:, :2].all(1) | ends[:, 2:].all(1)
 
 
 def estimate(
@@ -84,6 +104,7 @@ def estimate(
     truncated: ndarray,
     uids: Sequence[Any] | ndarray,
     config: LipoConfig,
+    accuracy: ndarray | None = None,
 ) -> tuple[ndarray, list[Group]]:
     """LIPO's advantage of every response of a batch, and the groups behind it.
 
@@ -91,6 +112,7 @@ def estimate(
     lengths:   (B,) tokens the policy generated, any type; an empty response counts as one token
     truncated: (B,) bool, responses cut at the budget
     uids:      B hashable values; responses of one prompt share theirs, in any order
+    accuracy:  (B,) the reward's accuracy part, NaN where it names none; None: it never does
     returns:   (B,) float64 advantages, and one Group for every group size in the batch
 
     A group without a single token, a trainer's padding, is left out: its advantages are 0.
@@ -111,6 +133,7 @@ def estimate(
             f"{int((~usable).sum())} of {len(scores)} rewards are not finite, or beyond "
             f"{LARGEST_REWARD:g}; look at the reward function."
         )
+    correct = _correct(scores, accuracy, config.correct_score)
     advantages = np.zeros(len(scores))
     groups = []
     for rows in _rows_by_group_size(uids):
@@ -120,14 +143,25 @@ def estimate(
             tokens = np.maximum(lengths[rows], 1)
             if not len(rows):
                 continue
-        rewards, cut, result = scores[rows], truncated[rows], None
+        rewards, cut, right, result = scores[rows], truncated[rows], correct[rows], None
         if rows.shape[1] > 1:
-            result = lipo(rewards, tokens, cut, **config.arguments)
+            result = lipo(rewards, tokens, cut, right, **config.arguments)
             advantages[rows] = result.advantages
         else:
             _warn_of_singletons()
-        groups.append(Group(rows, rewards, tokens, cut, rewards >= config.correct_score, result))
+        groups.append(Group(rows, rewards, tokens, cut, right, result))
     return advantages, groups
+
+
+def _correct(scores: ndarray, accuracy: ndarray | None, least: float) -> ndarray:
+    """(B,) bool. An accuracy of 1 is right and one of 0 is wrong, wherever ``correct_score`` lies
+    on the scale of the scores; in between it decides. [ours]"""
+    by_score = scores >= least
+    if accuracy is None:
+        return by_score
+    accuracy = np.asarray(accuracy, np.float64)
+    by_accuracy = (accuracy == 1) | (accuracy > 0) & (accuracy >= least)
+    return np.where(np.isnan(accuracy), by_score, by_accuracy)
 
 
 @functools.cache

@@ -50,8 +50,15 @@ class LipoConfig(BaseModel):
     )
     weight_advantage: bool = Field(False, description="multiply A_i by w_i as well [I]")
     std_floor: float = Field(0.0, ge=0, description="least standard deviation; 0: the paper [ours]")
+    correct_only: bool = Field(
+        True,
+        description="length tells correct answers apart only: no boost for a wrong one; "
+        "false: the paper [ours]",
+    )
     correct_score: float = Field(
-        0.5, description="a response counts as correct from this score on [ours]"
+        0.5,
+        description="a response counts as correct from this score on, of the reward's accuracy "
+        "where it names one [ours]",
     )
     min_pass_rate: float = Field(
         0.0,

@@ -31,7 +31,7 @@ class Lipo:
     advantages: (G, n)  A_i of Eq. 4, after the options of ours
     unclamped:  (G, n)  the same before ``sign_clamp``
     adjusted:   (G, n)  R'_i of Eq. 3
-    boosted:    (G, n)  bool, S_i: some longer peer has about the same reward
+    boosted:    (G, n)  bool, S_i: some longer peer has about the same reward; after the guards
     distances:  (G, n)  -log w_i, from 0 to 1e300
     optimum:    (G, 1)  L_opt, tokens
     gated:      (G, 1)  bool, the length terms are off for want of correct answers
@@ -55,6 +55,7 @@ def lipo(
     rewards: ndarray,
     lengths: ndarray,
     truncated: ndarray | None = None,
+    correct: ndarray | None = None,
     *,
     reward_threshold: float = 0.1,
     pairing: str = "all",
@@ -64,6 +65,7 @@ def lipo(
     weight_scale: float | None = None,
     weight_advantage: bool = False,
     std_floor: float = 0.0,
+    correct_only: bool = True,
     correct_score: float = 0.5,
     min_pass_rate: float = 0.0,
     sign_clamp: bool = False,
@@ -74,12 +76,15 @@ def lipo(
     lengths:   (G, n), any type, tokens the policy generated; at least 1
     truncated: (G, n) bool, responses cut at the budget: their length is unknown, so they are never
                boosted [ours]; None: none is
+    correct:   (G, n) bool, the right answers; None: those with rewards from ``correct_score`` on
 
     The settings are those of :class:`lipo_verl.config.LipoConfig`.
     """
     R, L = np.asarray(rewards, np.float64), np.asarray(lengths, np.float64)
     ordered = np.sort(L, axis=1)
     shortest, longest = ordered[:, :1], ordered[:, -1:]
+    if correct is None:
+        correct = R >= correct_score
 
     # 1. Adaptive reward adjustment (Eq. 3). The factor [V], its form [I]: h falls from 1 to 0 at
     # L_max; S_i asks whether a longer answer exists whose reward is about the same.
@@ -88,6 +93,8 @@ def lipo(
     S = _PAIRINGS[pairing](R, L, reward_threshold - TOLERANCE)
     if truncated is not None:
         S = S & ~truncated
+    if correct_only:  # a short failure is never paid for [ours]
+        S = S & correct
 
     # 2. Dynamic advantage estimation (Eq. 4): the distance to the optimum length weighs the group.
     optimum = np.maximum(2 * shortest, _middle(ordered))  # [V]
@@ -96,7 +103,7 @@ def lipo(
 
     gated = np.zeros(optimum.shape, bool)
     if min_pass_rate > 0:  # collapse guard: groups that seldom answer right learn as GRPO [ours]
-        gated = (R >= correct_score).mean(1, keepdims=True) < min_pass_rate
+        gated = correct.mean(1, keepdims=True) < min_pass_rate
         S, distance = S & ~gated, np.where(gated, 0.0, distance)
 
     adjusted = R + boost * S * h * np.maximum(R, 0)  # max(R, 0): a negative reward stays [ours]
@@ -104,9 +111,10 @@ def lipo(
     w = _weights(distance - nearest)  # only their ratios matter: none of a group underflows
     A = unclamped = _normalised(adjusted, w, std_floor)
     if weight_advantage:
-        A = unclamped = A * _weights(distance)  # the reading of one review [I]
+        of_advantage = _weights(distance)  # the reading of one review [I]
+        A = unclamped = A * np.where(correct | (not correct_only), of_advantage, 1.0)
     if sign_clamp:
-        A = np.where(sign_flips(R >= correct_score, A), 0.0, A)  # [ours]
+        A = np.where(sign_flips(correct, A), 0.0, A)  # [ours]
     return Lipo(A, unclamped, adjusted, S, distance, optimum, gated)
 
 

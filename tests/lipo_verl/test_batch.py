@@ -205,6 +205,57 @@ def test_a_response_that_reaches_the_budget_counts_as_truncated():
         assert np.array_equal(group.truncated, expected[group.rows])
 
 
+@pytest.mark.parametrize("budget", [24, 32, 33])
+def test_padding_may_be_on_either_side(budget):
+    rewards, mask, uids = token_batch([4, 4, 4])
+    mask[0], mask[1], mask[2] = 1, (torch.arange(32) < 24), (torch.arange(32) < 23)
+    config = LipoConfig(response_budget=budget)
+    right, (of_right,) = token_advantages(rewards, mask, uids, config)
+    left, (of_left,) = token_advantages(rewards.flip(1), mask.flip(1), uids, config)
+    assert torch.equal(left.flip(1), right)
+    assert np.array_equal(of_left.truncated, of_right.truncated)
+    assert np.array_equal(of_right.truncated, mask.sum(1).numpy()[of_right.rows] >= budget)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool])
+def test_rewards_that_are_no_floats_do_not_cut_the_advantages(dtype):
+    rewards, mask, uids = token_batch([4, 5, 2])
+    expected, _ = token_advantages(rewards, mask, uids, DEFAULT)
+    advantages, _ = token_advantages(rewards.to(dtype), mask, uids, DEFAULT)
+    assert torch.equal(advantages, expected)
+    assert len(advantages.unique()) > 4
+
+
+def test_lengths_and_cuts_may_come_from_the_framework():
+    rewards, mask, uids = token_batch([6])
+    lengths, cut = np.array([9.0, 50, 70, 8, 7, 6]), np.array([True] + [False] * 5)
+    advantages, (group,) = token_advantages(
+        rewards, mask, uids, LipoConfig(response_budget=1), lengths=lengths, truncated=cut
+    )
+    expected, _ = batch.estimate(rewards.sum(1).numpy(), lengths, cut, uids, DEFAULT)
+    assert torch.equal(advantages, torch.from_numpy(expected).float()[:, None] * mask)
+    assert np.array_equal(group.lengths, lengths[group.rows])
+    assert np.array_equal(group.truncated, cut[group.rows])
+
+
+def test_an_accuracy_part_says_what_is_correct():
+    scores, lengths = np.array([0.5, 0.5, 1.0, 1.0]), np.array([10, 20, 30, 40])
+    none = np.zeros(4, bool)
+
+    def correct(accuracy, least=0.5):
+        config = LipoConfig(correct_score=least)
+        accuracy = np.array(accuracy)
+        _, (group,) = batch.estimate(scores, lengths, none, ["a"] * 4, config, accuracy)
+        assert np.array_equal(group.result.boosted, group.correct & [True, False, True, False])
+        return group.correct[0].tolist()
+
+    assert correct([0, 0, 1, 1]) == [False, False, True, True]
+    assert correct([0, math.nan, 1, math.nan]) == [False, True, True, True]
+    assert correct([0.4, 0.6, 0.8, 0.9], least=0.8) == [False, False, True, True]
+    for least in (-1.0, 0.0, 5.0):  # on another scale than the accuracy's
+        assert correct([0, 0, 1, 1], least) == [False, False, True, True]
+
+
 def test_masks_may_have_holes_and_be_empty():
     rewards, mask, uids = token_batch([4, 4])
     mask[:, 3:6] = 0

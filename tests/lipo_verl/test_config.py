@@ -16,6 +16,7 @@ DEFAULTS = {
     "weight_scale": None,
     "weight_advantage": False,
     "std_floor": 0.0,
+    "correct_only": True,
     "correct_score": 0.5,
     "min_pass_rate": 0.0,
     "sign_clamp": False,
@@ -116,8 +117,8 @@ def test_interpolations_of_omegaconf_are_resolved():
 def test_printed_settings_name_every_key_and_read_like_overrides():
     assert str(LipoConfig()) == (
         "reward_threshold=0.1 pairing=all decay=linear length_threshold=null boost=0.1 "
-        "weight_scale=null weight_advantage=False std_floor=0.0 correct_score=0.5 "
-        "min_pass_rate=0.0 sign_clamp=False response_budget=null"
+        "weight_scale=null weight_advantage=False std_floor=0.0 correct_only=True "
+        "correct_score=0.5 min_pass_rate=0.0 sign_clamp=False response_budget=null"
     )
 
 

@@ -32,8 +32,10 @@ def reference(R, L, **given_settings):
     """One group, read straight from the method: (A, R', S, w, L_opt), lists of floats."""
     defaults = dict(reward_threshold=0.1, pairing="all", decay="linear", length_threshold=None)
     defaults |= dict(boost=0.1, weight_scale=None, weight_advantage=False, std_floor=0.0)
+    defaults |= dict(correct_only=True)
     use = defaults | given_settings
     n = len(R)
+    guarded = [use["correct_only"] and r < 0.5 for r in R]
     L_max = use["length_threshold"] or max(L)
 
     S = [False] * n
@@ -43,7 +45,7 @@ def reference(R, L, **given_settings):
             longer = [j for j in longer if L[j] == min(L[k] for k in longer)]
         for j in longer:
             if abs(R[i] - R[j]) < use["reward_threshold"] - 1e-6:
-                S[i] = True
+                S[i] = not guarded[i]
 
     adjusted = []
     for i in range(n):
@@ -61,7 +63,7 @@ def reference(R, L, **given_settings):
     sigma = max(sigma, use["std_floor"])
     A = [float(Fraction(r) - mean) / (sigma + 1e-6) for r in adjusted]
     if use["weight_advantage"]:
-        A = [a * b for a, b in zip(A, w, strict=True)]
+        A = [a if g else a * b for a, b, g in zip(A, w, guarded, strict=True)]
     return A, adjusted, S, w, optimum
 
 
@@ -105,8 +107,8 @@ def batches(draw):
 
 
 def one(R, L, **kwargs):
-    """LIPO on one group, every result as a list (or, for the optimum, a number)."""
-    result = lipo(np.array([R]), np.array([L]), **kwargs)
+    """LIPO to the paper's letter on one group, every result as a list (the optimum: a number)."""
+    result = lipo(np.array([R]), np.array([L]), **(dict(correct_only=False) | kwargs))
     return (
         result.advantages[0].tolist(),
         result.adjusted[0].tolist(),
@@ -117,9 +119,10 @@ def one(R, L, **kwargs):
 
 
 @thoroughly
-@given(batches(), every_setting)
-def test_equals_the_reference(batch, chosen):
+@given(batches(), every_setting, st.booleans())
+def test_equals_the_reference(batch, chosen, correct_only):
     R, L = batch
+    chosen["correct_only"] = correct_only
     result = lipo(np.array(R), np.array(L), **chosen)
     for g, (R_g, L_g) in enumerate(zip(R, L, strict=True)):
         A, adjusted, S, w, optimum = reference(R_g, L_g, **chosen)
@@ -409,6 +412,47 @@ def test_inputs_are_left_as_they_were():
 # Options of ours
 
 
+def by_length_alone(members, chosen, correct=None):
+    """(advantages, rewards, right) of the answers of one group that is guarded."""
+    R, L = members
+    right = [r >= 0.5 for r in R] if correct is None else correct
+    result = lipo(np.array([R]), np.array([L]), correct=np.array([right]), **chosen)
+    return result.advantages[0].tolist(), R, right
+
+
+@checked
+@given(group(), every_setting)
+def test_wrong_answers_of_one_reward_are_not_told_apart_by_length(members, chosen):
+    A, R, right = by_length_alone(members, chosen)
+    for i, j in itertools.combinations(range(len(R)), 2):
+        if R[i] == R[j] and not right[i] and not right[j]:
+            assert A[i] == A[j]
+
+
+@checked
+@given(group(st.sampled_from([0.1, 0.3, 0.49])), every_setting)
+def test_a_group_that_is_all_wrong_learns_as_without_the_boost(members, chosen):
+    A, R, _ = by_length_alone(members, chosen | dict(weight_advantage=False))
+    without, *_ = one(*members, **(chosen | dict(weight_advantage=False, boost=0.0)))
+    assert A == without
+    if len(set(R)) == 1:
+        assert A == pytest.approx([0.0] * len(A), abs=1e-8)
+
+
+def test_correctness_may_come_from_elsewhere_than_the_rewards():
+    R, L = [0.5, 0.5, 1.0, 1.0], [10, 20, 10, 20]
+    result = lipo(np.array([R]), np.array([L]), correct=np.array([[False, False, True, True]]))
+    assert result.boosted.tolist() == [[False, False, True, False]]
+    assert lipo(np.array([R]), np.array([L])).boosted.tolist() == [[True, False, True, False]]
+
+
+@checked
+@given(group(), every_setting)
+def test_the_guard_leaves_groups_of_right_answers_to_the_paper(members, chosen):
+    R, L = [abs(r) + 0.5 for r in members[0]], members[1]
+    assert one(R, L, correct_only=True, **chosen) == one(R, L, **chosen)
+
+
 @checked
 @given(group(), every_setting)
 def test_a_truncated_answer_is_never_boosted_but_still_is_a_longer_peer(members, chosen):
@@ -440,7 +484,8 @@ def test_the_clamp_takes_away_flipped_signs_and_nothing_else(members, chosen):
     for a, b, right in zip(paper, clamped, correct, strict=True):
         flipped = 0 < sum(correct) < len(R) and (a < 0 if right else a > 0)
         assert b == (0 if flipped else a)
-    kept = lipo(np.array([R]), np.array([L]), sign_clamp=True, **chosen).unclamped[0].tolist()
+    chosen |= dict(sign_clamp=True, correct_only=False)
+    kept = lipo(np.array([R]), np.array([L]), **chosen).unclamped[0].tolist()
     assert kept == paper
 
 
