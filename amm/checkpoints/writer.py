@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
+import socket
+import time
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +25,8 @@ import torch
 
 from amm.checkpoints.hf import DTYPES, INDEX_FILE, SINGLE_FILE
 from amm.errors import InputError
+
+logger = logging.getLogger("amm")
 
 WEIGHT_SUFFIXES = frozenset(
     (
@@ -39,6 +44,8 @@ WEIGHT_SUFFIXES = frozenset(
     )
 )
 REPORT_FILE = "provenance.json"
+SETTLE_SECONDS = 0.5
+"""How long a process that takes a dead one's lock file over waits for another that does, too."""
 _CHUNK = 2**22
 _WRITE_BACK = 2**25
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -85,6 +92,7 @@ class OutputFolder:
         self.work = path.absolute().with_name(f".{path.absolute().name}.partial")
         self.partial = self.work / "model"
         self.keep = False
+        self._lock_file = self.work.with_suffix(".lock")
 
     def __enter__(self) -> OutputFolder:
         self._check_empty()
@@ -93,7 +101,7 @@ class OutputFolder:
             self._check_empty()
             self.partial.mkdir(exist_ok=True)
         except BaseException:
-            os.close(self._lock)
+            self._unlock()
             raise
         return self
 
@@ -112,7 +120,7 @@ class OutputFolder:
             if kind is None or not self.keep:
                 shutil.rmtree(self.work)
         finally:
-            os.close(self._lock)
+            self._unlock()
 
     def clear(self, keep: Iterable[str] = ()) -> None:
         """Remove what an earlier run left in `partial`, but for the files that are named."""
@@ -173,8 +181,12 @@ class OutputFolder:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"the output {self.path} isn't an empty folder; name a new one.")
 
-    def _locked(self) -> int:
-        """A lock on the hidden folder, which another process may be removing meanwhile."""
+    def _locked(self) -> int | None:
+        """A lock on the hidden folder, which another process may be removing meanwhile.
+
+        Returns:
+            Its descriptor; None where the file system has no such locks, and a file is there.
+        """
         while True:
             self.work.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.work, os.O_RDONLY)
@@ -186,7 +198,58 @@ class OutputFolder:
                 os.close(lock)
                 message = f"another merge is writing {self.path}; name another output."
                 raise InputError(message) from None
+            except OSError as error:  # Lustre, NFS and FUSE have several words for it
+                os.close(lock)
+                self._make_lock_file(error)
+                return None
             os.close(lock)
+
+    def _make_lock_file(self, reason: OSError) -> None:
+        """Claim the hidden folder by a file beside it that only one process can make."""
+        mine = f"{os.getpid()} {socket.gethostname()}"
+        try:
+            with self._lock_file.open("x", encoding="utf-8") as file:
+                file.write(mine)
+        except FileExistsError:
+            owner = self._lock_file.read_text(encoding="utf-8", errors="replace")
+            if _is_running(owner):
+                raise InputError(
+                    f"another merge is writing {self.path}, says {self._lock_file} (process and"
+                    f" machine: {owner}); name another output or, if that one isn't running any"
+                    " more, delete that file."
+                ) from None
+            other = self._lock_file.with_suffix(f".lock{os.getpid()}")
+            other.write_text(mine, encoding="utf-8")
+            os.replace(other, self._lock_file)
+            time.sleep(SETTLE_SECONDS)
+            if self._lock_file.read_text(encoding="utf-8") != mine:
+                raise InputError(f"another merge is writing {self.path}.") from None
+        logger.warning(
+            "the file system of %s has no locks (%s); %s stands in for one",
+            self.work,
+            reason.strerror,
+            self._lock_file.name,
+        )
+
+    def _unlock(self) -> None:
+        if self._lock is None:
+            self._lock_file.unlink()
+        else:
+            os.close(self._lock)
+
+
+def _is_running(owner: str) -> bool:
+    """Whether the process that a lock file names may still run; those elsewhere are taken to."""
+    pid, _, host = owner.partition(" ")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 class SafetensorsWriter:

@@ -1,7 +1,10 @@
 """Writer: files that safetensors reads, files copied byte for byte, whole or not at all."""
 
+import errno
 import json
 import os
+import socket
+import subprocess
 
 import pytest
 import torch
@@ -180,6 +183,49 @@ def test_two_merges_into_one_output_are_refused(tmp_path):
     with OutputFolder(tmp_path / "out"):
         with pytest.raises(InputError, match="another merge is writing"):
             OutputFolder(tmp_path / "out").__enter__()
+
+
+@pytest.fixture
+def no_flock(monkeypatch):
+    """A file system without locks, as some of Lustre, NFS and FUSE are."""
+
+    def flock(*arguments):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("amm.checkpoints.writer.fcntl.flock", flock)
+    monkeypatch.setattr("amm.checkpoints.writer.SETTLE_SECONDS", 0)
+
+
+def test_without_locks_a_file_stands_in_for_one_and_says_so(tmp_path, no_flock, caplog):
+    with OutputFolder(tmp_path / "out"):
+        assert (tmp_path / ".out.lock").is_file()
+        with pytest.raises(
+            InputError, match=rf"writing .*out, says .*\.out\.lock .* {os.getpid()} "
+        ):
+            OutputFolder(tmp_path / "out").__enter__()
+    assert os.listdir(tmp_path) == ["out"]
+    assert "has no locks" in caplog.text and ".out.lock stands in" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("owner", "taken_over"),
+    [("{dead} {here}", True), ("{dead} elsewhere", False), ("1 {here}", False), ("", False)],
+)
+def test_a_lock_file_is_taken_over_from_a_dead_process_of_this_machine(
+    tmp_path, no_flock, owner, taken_over
+):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / ".out.lock").write_text(owner.format(dead=ended.pid, here=socket.gethostname()))
+    folder = OutputFolder(tmp_path / "out")
+    if taken_over:
+        with folder:
+            assert (tmp_path / ".out.lock").read_text().startswith(f"{os.getpid()} ")
+        assert os.listdir(tmp_path) == ["out"]
+    else:
+        with pytest.raises(InputError, match="if that one isn't running any more, delete that"):
+            folder.__enter__()
+        assert (tmp_path / ".out.lock").exists()
 
 
 def test_a_link_out_of_the_donor_is_not_copied_into_the_model(tmp_path):
