@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import itertools
+import logging
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,11 @@ REPORT_FILES = (PROVENANCE_FILE, CARD_FILE, *PLOT_FILES)
 
 _HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(@\S+)?")
 _LICENSE_KEYS = ("license", "license_name", "license_link")
+_METADATA_LIMIT = 2**16
+_LICENSE_LIMIT = 500
+"""Characters that are read of a donor's card, and of one value in it."""
+
+logger = logging.getLogger("amm")
 
 
 def write_reports(
@@ -48,9 +54,6 @@ def write_reports(
 ) -> None:
     """Write `provenance.json`, the pictures and the model card into an output folder.
 
-    A file of the donor with one of these names is kept as `README.base.md` and so on, and its own
-    such file, if any, as `README.base2.md`.
-
     Args:
         folder: the output, with all weights and the donor's files in place.
         config: the merge.
@@ -60,15 +63,10 @@ def write_reports(
         result: what became of each tensor.
         hashes: path of an input → its weight files → their sha256; empty if they weren't wanted.
     """
-    donor = config.copy_files_from or base.files_folder
-    copied = {name: name for name in result.copied_files}
-    for name in REPORT_FILES:
-        kept = _keep_donors(folder, donor, name)
-        if kept is not None:
-            copied[name] = kept
     plots = _plots(result, experts)
     for name, data in plots.items():
         folder.write_bytes(name, data)
+    donor = config.copy_files_from or base.files_folder
     provenance = {
         "config": config.model_dump(mode="json", exclude={"output", "engine", "max_memory"})
         | {"parameters": settings.model_dump(mode="json")},
@@ -82,14 +80,15 @@ def write_reports(
         ],
         "versions": _versions(),
         "donor": None if donor is None else str(donor),
-        "copied_files": copied,
+        "copied_files": result.copied_files,
         "rounding_kept": result.rounding_kept,
         "warnings": result.warnings,
         "tensors": [asdict(tensor) for tensor in result.tensors],
     }
     folder.write_json(PROVENANCE_FILE, provenance)
-    card = model_card(provenance, _licence(donor), copied.get(CARD_FILE), list(plots))
-    folder.write_bytes(CARD_FILE, card.encode())
+    donors_card = result.copied_files.get(CARD_FILE)
+    licence = _licence(folder.partial / donors_card) if donors_card is not None else {}
+    folder.write_text(CARD_FILE, model_card(provenance, licence, donors_card, list(plots)))
 
 
 def model_card(
@@ -147,7 +146,7 @@ def model_card(
     parts.append("## More\n\nEverything per layer, versions and hashes: `provenance.json`.")
     if donors_card is not None:
         parts.append(f"The card of the model that the other files are from: `{donors_card}`.")
-    return "\n".join(parts) + "\n"
+    return "\n".join(parts)
 
 
 _ALT = {
@@ -157,37 +156,26 @@ _ALT = {
 }
 
 
-def _keep_donors(folder: OutputFolder, donor: Path | None, name: str) -> str | None:
-    """Keep the donor's file of one of our names under another; that name, None without one.
-
-    Read from the donor itself, not from the output, which an interrupted run may have left with
-    our file in its place.
-    """
-    written = folder.partial / name
-    written.unlink(missing_ok=True)
-    if donor is None or not (donor / name).is_file():
-        return None
-    stem, _, suffix = name.rpartition(".")
-    free = (f"{stem}.base{'' if n == 1 else n}.{suffix}" for n in itertools.count(1))
-    kept = next(candidate for candidate in free if not (donor / candidate).exists())
-    (folder.partial / kept).unlink(missing_ok=True)
-    folder.write_bytes(kept, (donor / name).read_bytes())
-    return kept
-
-
 def _plots(result: MergeResult, experts: Sequence[Checkpoint]) -> dict[str, bytes]:
+    """Pictures by file name; none where matplotlib isn't there or fails, whatever it raises."""
     layers = {tensor.name: tensor.layer for tensor in result.tensors if tensor.layer is not None}
     if not layers or not can_draw():
         return {}
     names = short_paths([str(expert.path) for expert in experts])
-    drawn = (
-        draw_losses(
-            {name: layer.relative_losses[0] for name, layer in layers.items()},
-            {name: layer.relative_losses[1] for name, layer in layers.items()},
-        ),
-        draw_norms({n: layer.norm_ratio for n, layer in layers.items()}, NORM_RATIO_WARNING),
-        draw_cosines({n: _by_expert(layer) for n, layer in layers.items()}, names),
-    )
+    try:
+        drawn = (
+            draw_losses(
+                {name: layer.relative_losses[0] for name, layer in layers.items()},
+                {name: layer.relative_losses[1] for name, layer in layers.items()},
+            ),
+            draw_norms({n: layer.norm_ratio for n, layer in layers.items()}, NORM_RATIO_WARNING),
+            draw_cosines({n: _by_expert(layer) for n, layer in layers.items()}, names),
+        )
+    except Exception as error:
+        warning = f"no pictures: matplotlib failed ({type(error).__name__}: {error})"
+        result.warnings.append(warning)
+        logger.warning("%s", warning)
+        return {}
     return dict(zip(PLOT_FILES, drawn, strict=True))
 
 
@@ -210,21 +198,23 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _licence(donor: Path | None) -> dict[str, str]:
-    """The licence that the donor's card names in its metadata."""
+def _licence(card: Path) -> dict[str, str]:
+    """The licence that a card names in its metadata, whatever else is wrong with that."""
     import yaml
 
-    if donor is None or not (donor / CARD_FILE).is_file():
-        return {}
-    text = (donor / CARD_FILE).read_text(encoding="utf-8", errors="replace")
-    found = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
-    try:
-        metadata = yaml.safe_load(found[1]) if found else None
-    except yaml.YAMLError:
-        return {}
-    if not isinstance(metadata, dict):
-        return {}
-    return {key: metadata[key] for key in _LICENSE_KEYS if isinstance(metadata.get(key), str)}
+    with card.open(encoding="utf-8", errors="replace") as file:
+        first, *lines = file.read(_METADATA_LIMIT).splitlines() or [""]
+    licence = {}
+    for line in itertools.takewhile(lambda line: line.rstrip() != "---", lines):
+        key, _, text = line.partition(":")
+        if first.rstrip() == "---" and key in _LICENSE_KEYS:
+            try:
+                value = yaml.safe_load(text[:_LICENSE_LIMIT])
+            except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
+                continue
+            if isinstance(value, str):
+                licence[key] = value
+    return licence
 
 
 def _front_matter(

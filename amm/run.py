@@ -23,6 +23,7 @@ import torch
 
 from amm._version import __version__
 from amm.checkpoints import Checkpoint
+from amm.checkpoints.hf import INDEX_FILE
 from amm.checkpoints.writer import OutputFolder, SafetensorsWriter
 from amm.config import MergeConfig, size_text
 from amm.diagnostics import NORM_RATIO_WARNING
@@ -34,7 +35,7 @@ from amm.engines.manifest import Manifest
 from amm.engines.ray import run_ray
 from amm.engines.recorder import Progress, Recorder, TensorReport
 from amm.errors import InputError
-from amm.report import write_reports
+from amm.report import REPORT_FILES, write_reports
 from amm.settings import validated
 
 __all__ = ["MergeResult", "TensorReport", "merge", "run"]
@@ -64,14 +65,14 @@ class MergeResult:
         output: the folder that was written.
         tensors: one report for each tensor, in the order of the output.
         warnings: sentences, as logged.
-        copied_files: files taken over from the donor.
+        copied_files: files taken over from the donor → their names in the output.
         resumed: tensors that an earlier run had merged.
     """
 
     output: Path
     tensors: list[TensorReport] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    copied_files: list[str] = field(default_factory=list)
+    copied_files: dict[str, str] = field(default_factory=dict)
     resumed: int = 0
 
     @property
@@ -184,10 +185,11 @@ def _run(
         entries = [entry for tensor in job.sides.values() for entry in tensor]
         sides = SafetensorsWriter(folder.partial, entries, 0, single_file=job.method.side.file)
         writers.append(sides)
-    folder.clear(keep=[file for writer in writers for file in writer.files])
+    files = [file for writer in writers for file in writer.files]
+    folder.clear(keep=files)
     _check_disk(folder, sum(writer.size for writer in writers))
     if donor is not None:
-        result.copied_files = folder.copy_files(donor)
+        result.copied_files = folder.copy_files(donor, own=(*REPORT_FILES, *files, INDEX_FILE))
     checkpoints = {
         str(path): checkpoint.files() if job.config.hash_inputs else []
         for path, checkpoint in _inputs(job)

@@ -7,15 +7,18 @@ was killed can be gone on with.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import itertools
 import json
 import logging
 import os
 import shutil
 import socket
+import stat
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,11 +46,15 @@ WEIGHT_SUFFIXES = frozenset(
         ".masks",
     )
 )
-REPORT_FILE = "provenance.json"
 SETTLE_SECONDS = 0.5
 """How long a process that takes a dead one's lock file over waits for another that does, too."""
 _CHUNK = 2**22
 _WRITE_BACK = 2**25
+_OPEN_FILES = 64
+_MARK = "unfinished-merge-of-amm"
+"""A folder that is made first in the hidden folder, which tells it from a folder of the user's."""
+
+_PROBE = "probe"
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -75,21 +82,24 @@ class OutputFolder:
     """The output folder, whole or not at all; use it as a context.
 
     Args:
-        path: the folder to appear. May exist if it is empty.
+        path: the folder to appear. May exist if it is empty, also behind a link.
 
     Attributes:
         path: the same.
-        work: the hidden folder beside it, `.<name>.partial`, which only one process may use.
+        work: the hidden folder beside it, `.<name>.partial`, which only one process may use. Nobody
+            else may write into it, and it holds no links.
         partial: the folder in it that becomes the output.
         keep: leave the hidden folder after an error, for another run to go on.
 
     Raises:
-        InputError: it exists and isn't empty, or another merge is writing it.
+        InputError: it exists and isn't empty, can't be put in its place in the end, or another
+            merge is writing it; or there is such a hidden folder that no merge of this user left.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.work = path.absolute().with_name(f".{path.absolute().name}.partial")
+        self._target = Path(os.path.realpath(path))
+        self.work = self._target.parent / f".{self._target.name}.partial"
         self.partial = self.work / "model"
         self.keep = False
         self._lock_file = self.work.with_suffix(".lock")
@@ -98,9 +108,13 @@ class OutputFolder:
         self._check_empty()
         self._lock = self._locked()
         try:
+            self._check_own()
             self._check_empty()
+            self._try_rename()
             self.partial.mkdir(exist_ok=True)
         except BaseException:
+            if os.listdir(self.work) == [_MARK]:
+                shutil.rmtree(self.work, ignore_errors=True)
             self._unlock()
             raise
         return self
@@ -115,7 +129,7 @@ class OutputFolder:
             if kind is None:
                 for folder, _, _ in os.walk(self.partial):
                     _flush_folder(Path(folder))
-                os.rename(self.partial, self.path)
+                os.rename(self.partial, self._target)
                 _flush_folder(self.work.parent)
             if kind is None or not self.keep:
                 shutil.rmtree(self.work)
@@ -130,27 +144,35 @@ class OutputFolder:
             elif child.name not in keep:
                 child.unlink()
 
-    def copy_files(self, donor: Path) -> list[str]:
+    def copy_files(self, donor: Path, own: Collection[str] = ()) -> dict[str, str]:
         """Copy every file of a folder that isn't weights, byte for byte.
 
-        Hidden files and folders, links to folders, and an older `provenance.json` are left out.
+        Hidden files and folders, and links to folders, are left out.
 
         Args:
             donor: the folder.
+            own: names that the merge writes files under itself; the donor's files of these names
+                are kept as `README.base.md` and so on, and as `README.base2.md` where it has that.
 
         Returns:
-            The copied files' paths relative to it.
+            The copied files' paths relative to the donor → their paths in the output.
 
         Raises:
             InputError: a file is a link that leaves the folder, other than into the blobs of the
-                Hub's cache, or no ordinary file.
+                Hub's cache, or no ordinary file; or a folder has a name of `own`.
         """
-        copied, home = [], donor.resolve()
+        copied, home = {}, donor.resolve()
         homes = (home, home.parent.parent / "blobs")
         for folder, subfolders, names in os.walk(donor):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            top = Path(folder) == donor
+            for name in sorted({*subfolders} & {*own}) if top else ():
+                raise InputError(
+                    f"{Path(folder, name)} is a folder, and the merge writes a file of that name;"
+                    " rename it, or name another copy_files_from."
+                )
             for name in sorted(names):
-                if name.startswith(".") or name == REPORT_FILE or is_weight_file(name):
+                if name.startswith(".") or is_weight_file(name):
                     continue
                 source = Path(folder, name)
                 relative, real = source.relative_to(donor), source.resolve()
@@ -159,17 +181,21 @@ class OutputFolder:
                         f"{source} leads to {real}, which isn't an ordinary file of {donor} and"
                         " isn't copied into a model; remove it, or name another copy_files_from."
                     )
-                (self.partial / relative).parent.mkdir(parents=True, exist_ok=True)
-                with source.open("rb") as reader, (self.partial / relative).open("xb") as writer:
+                kept = Path(_free_name(donor, name)) if top and name in own else relative
+                (self.partial / kept).parent.mkdir(parents=True, exist_ok=True)
+                with source.open("rb") as reader, (self.partial / kept).open("xb") as writer:
                     shutil.copyfileobj(reader, writer)
                     _flush(writer)
-                copied.append(str(relative))
+                copied[str(relative)] = str(kept)
         return copied
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file with sorted keys."""
-        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-        self.write_bytes(name, text.encode() + b"\n")
+        self.write_text(name, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text in UTF-8; bytes of file names that aren't UTF-8 as escapes of JSON's."""
+        self.write_bytes(name, text.encode(errors="backslashreplace") + b"\n")
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file; there is none of that name yet."""
@@ -178,8 +204,60 @@ class OutputFolder:
             _flush(file)
 
     def _check_empty(self) -> None:
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        there = os.path.lexists(self._target)
+        if there and (not self._target.is_dir() or any(self._target.iterdir())):
             raise InputError(f"the output {self.path} isn't an empty folder; name a new one.")
+        if there and os.path.samefile(self._target, os.curdir):
+            raise InputError(
+                f"the output {self.path} is the current folder, which can't be replaced; name a"
+                " folder in it, such as merged."
+            )
+
+    def _check_own(self) -> None:
+        """Refuse a hidden folder that others can write into, or that holds what no merge left."""
+        mark, probe = self.work / _MARK, self.work / _MARK / _PROBE
+        try:
+            if not os.listdir(self.work):
+                mark.mkdir(0o700)
+            if mark.is_symlink():
+                raise self._not_own(mark)
+            with contextlib.suppress(FileNotFoundError):
+                probe.rmdir()
+            probe.mkdir(0o700)
+        except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError):
+            raise self._not_own(self.work) from None
+        # What is made now shows what this file system makes of owners and rights.
+        now, before = probe.lstat(), self.work.lstat()
+        if before.st_uid != now.st_uid or before.st_mode & ~now.st_mode & 0o022:
+            raise self._not_own(self.work)
+        for folder, folders, files in os.walk(self.work):
+            for found in (Path(folder, name) for name in (*folders, *files)):
+                state = found.lstat()
+                file = stat.S_ISREG(state.st_mode) and state.st_nlink == 1
+                if state.st_uid != now.st_uid or not (file or stat.S_ISDIR(state.st_mode)):
+                    raise self._not_own(found)
+
+    def _not_own(self, found: Path) -> InputError:
+        return InputError(
+            f"{found} isn't what an unfinished merge of yours into {self.path} leaves; move"
+            f" {self.work} away, or name another output."
+        )
+
+    def _try_rename(self) -> None:
+        """Put an empty folder in the output's place, as will be done in the end."""
+        probe, there = self.work / _MARK / _PROBE, self._target.is_dir()
+        try:
+            if there:
+                shutil.copymode(self._target, probe)
+            os.rename(probe, self._target)
+            if not there:
+                os.rmdir(self._target)
+        except OSError as error:
+            raise InputError(
+                f"the output {self.path} can't be put in its place ({error.strerror}), as where a"
+                f" disk or a container's volume is mounted; name a folder in it, such as"
+                f" {self.path / 'merged'}."
+            ) from None
 
     def _locked(self) -> int | None:
         """A lock on the hidden folder, which another process may be removing meanwhile.
@@ -188,11 +266,18 @@ class OutputFolder:
             Its descriptor; None where the file system has no such locks, and a file is there.
         """
         while True:
-            self.work.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.work, os.O_RDONLY)
+            self.work.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with contextlib.suppress(FileExistsError):
+                    self.work.mkdir(0o700)
+                lock = os.open(self.work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                continue
+            except NotADirectoryError:
+                raise self._not_own(self.work) from None
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self.work.exists() and os.path.samestat(os.fstat(lock), self.work.stat()):
+                if self.work.exists() and os.path.samestat(os.fstat(lock), self.work.lstat()):
                     return lock
             except BlockingIOError:
                 os.close(lock)
@@ -306,8 +391,7 @@ class SafetensorsWriter:
     def open(self) -> None:
         """Make the files, with their headers and in their full size, but without any disk space."""
         for file in self.files:
-            handle = os.open(self._folder / file, os.O_RDWR | os.O_CREAT, 0o644)
-            self._handles[file] = handle
+            handle = self._handle(file)
             _write_at(handle, memoryview(self._headers[file]), 0)
             os.ftruncate(handle, self._sizes[file])
 
@@ -327,7 +411,7 @@ class SafetensorsWriter:
         size, done = self._entries[name].size, self._written.get(name, 0)
         if done + data.nbytes > size:
             raise ValueError(f"{name} is planned with {size} bytes, not {done + data.nbytes}")
-        handle, start = self._handles[self._file_of[name]], self._starts[name] + done
+        handle, start = self._handle(self._file_of[name]), self._starts[name] + done
         _write_at(handle, data, start)
         self._checksums[name] = zlib.crc32(data, self._checksums.get(name, 0))
         self._written[name] = done + data.nbytes
@@ -349,7 +433,7 @@ class SafetensorsWriter:
             name: its name.
             checksum: its CRC-32.
         """
-        handle, size = self._handles[self._file_of[name]], self._entries[name].size
+        handle, size = self._handle(self._file_of[name]), self._entries[name].size
         found = 0
         for at in range(0, size, _CHUNK):
             chunk = os.pread(handle, min(_CHUNK, size - at), self._starts[name] + at)
@@ -368,8 +452,8 @@ class SafetensorsWriter:
         for entry in self.plan:
             if self._written.get(entry.name, 0) < entry.size:
                 raise ValueError(f"{entry.name} was planned, and never written")
-        for handle in self._handles.values():
-            os.fsync(handle)
+        for file in self.files:
+            os.fsync(self._handle(file))
         if len(self.files) == 1:
             return
         index = {
@@ -385,6 +469,23 @@ class SafetensorsWriter:
         """Close the files."""
         while self._handles:
             os.close(self._handles.popitem()[1])
+
+    def _handle(self, file: str) -> int:
+        """An open file; the one that was used least lately is closed for it."""
+        handle = self._handles.pop(file, None)
+        if handle is None:
+            if len(self._handles) == _OPEN_FILES:
+                os.close(self._handles.pop(next(iter(self._handles))))
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            handle = os.open(self._folder / file, flags, 0o644)
+        self._handles[file] = handle
+        return handle
+
+
+def _free_name(donor: Path, name: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    names = (f"{stem}.base{'' if n == 1 else n}.{suffix}" for n in itertools.count(1))
+    return next(free for free in names if not os.path.lexists(donor / free))
 
 
 def _header(shard: Sequence[Entry]) -> bytes:

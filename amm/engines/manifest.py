@@ -50,7 +50,7 @@ class Manifest:
             if any("tensor" in line for line in lines):
                 raise InputError(_refusal(path.parent, lines[0]["identity"], identity))
             lines, size = [], 0
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         os.ftruncate(self._file, size)
         if not lines:
             self._append({"identity": identity, "threads": threads})

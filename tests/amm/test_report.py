@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import pytest
 import yaml
@@ -83,12 +84,48 @@ def test_donors_files_are_kept_under_other_names(pico, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "card", [b"# no metadata", b"---\n: [\n---\n", b"---\n- a\n---\n", b"\xff"]
+    "card",
+    [
+        b"# no metadata",
+        b"---\n: [\n---\n",
+        b"---\n- a\n---\n",
+        b"\xff",
+        b"",
+        b"license: mit\n",
+        b"---\nlicense: 2024-02-30\n---\n",
+        b"---\nlicense: " + b"[" * 20000 + b"\n---\n",
+        b"---" + b"\n" * 200000 + b"license: mit\n",
+    ],
 )
 def test_a_donors_card_without_a_licence_gives_none(pico, tmp_path, card):
     (pico[0] / CARD_FILE).write_bytes(card)
     amm.merge(*pico, output=tmp_path / "out", method="mean")
     assert "license" not in metadata(tmp_path / "out")[0]
+
+
+def test_a_licence_is_found_beside_metadata_that_is_no_yaml(pico, tmp_path):
+    (pico[0] / CARD_FILE).write_bytes(b"---\ndate: 2024-02-30\nlicense: mit\nx: [\n---\n")
+    amm.merge(*pico, output=tmp_path / "out", method="mean")
+    assert metadata(tmp_path / "out")[0]["license"] == "mit"
+
+
+def test_names_that_are_not_utf8_do_not_stop_the_reports(pico, tmp_path):
+    name = os.fsdecode(b"caf\xe9.txt")
+    (pico[0] / name).write_text("x")
+    amm.merge(*pico, output=tmp_path / "out", method="mean")
+    assert (tmp_path / "out" / name).read_text() == "x"
+    assert provenance(tmp_path / "out")["copied_files"][name] == name
+
+
+def test_pictures_that_fail_cost_a_warning_and_not_the_merge(pico, tmp_path, monkeypatch):
+    def draw(*_):
+        raise RuntimeError("latex could not be found")
+
+    monkeypatch.setattr("amm.report.draw_norms", draw)
+    result = amm.merge(*pico, output=tmp_path / "out", **QUICK)
+    assert "latex could not be found" in result.warnings[-1]
+    assert result.warnings[-1] in metadata(tmp_path / "out")[1]
+    assert not list((tmp_path / "out").glob("*.png"))
 
 
 def test_warnings_and_pictures_are_in_the_card(pico, tmp_path):

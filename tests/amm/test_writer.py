@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +76,12 @@ def test_several_files_are_bounded_and_indexed(tmp_path):
         assert (tmp_path / file).is_file()
 
 
+def test_more_files_than_may_be_open_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("amm.checkpoints.writer._OPEN_FILES", 2)
+    write(tmp_path, WEIGHTS, 1)
+    assert all(torch.equal(load_folder(tmp_path)[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
 def test_one_file_of_another_name_holds_all(tmp_path):
     write(tmp_path, WEIGHTS, 1, single_file="side.safetensors")
     assert [file.name for file in tmp_path.iterdir()] == ["side.safetensors"]
@@ -131,14 +139,15 @@ def test_other_files_are_copied_byte_for_byte(pico, tmp_path):
     (base / ".cache").mkdir()
     (base / ".cache" / "x").touch()
     (base / "provenance.json").write_text("older")
+    names = {name: name for name in OTHER_FILES} | {"provenance.json": "provenance.base.json"}
     with OutputFolder(tmp_path / "out") as folder:
-        assert set(folder.copy_files(base)) == set(OTHER_FILES)
+        assert folder.copy_files(base, own=["provenance.json"]) == names
     copied = {
         str(file.relative_to(tmp_path / "out")): file.read_bytes()
         for file in (tmp_path / "out").rglob("*")
         if file.is_file()
     }
-    assert copied == OTHER_FILES
+    assert copied == OTHER_FILES | {"provenance.base.json": b"older"}
 
 
 def test_output_appears_at_the_end_only(tmp_path):
@@ -228,15 +237,103 @@ def test_a_lock_file_is_taken_over_from_a_dead_process_of_this_machine(
         assert (tmp_path / ".out.lock").exists()
 
 
-def test_a_link_out_of_the_donor_is_not_copied_into_the_model(tmp_path):
+@pytest.mark.parametrize("name", ["config.json", "provenance.json", "README.md"])
+def test_a_link_out_of_the_donor_is_not_copied_into_the_model(tmp_path, name):
     (tmp_path / "secret").write_text("private")
     donor = tmp_path / "donor"
     donor.mkdir()
-    (donor / "config.json").symlink_to(tmp_path / "secret")
-    with pytest.raises(InputError, match="config.json leads to .*secret"):
+    (donor / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=f"{name} leads to .*secret"):
         with OutputFolder(tmp_path / "out") as folder:
-            folder.copy_files(donor)
+            folder.copy_files(donor, own=["provenance.json", "README.md"])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_donors_folder_in_the_place_of_a_file_of_the_merge_is_refused(tmp_path):
+    (tmp_path / "donor" / "README.md").mkdir(parents=True)
+    with pytest.raises(InputError, match="README.md is a folder"):
+        with OutputFolder(tmp_path / "out") as folder:
+            folder.copy_files(tmp_path / "donor", own=["README.md"])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_as_the_output_leads_to_the_folder_that_is_written(tmp_path, there):
+    if there:
+        (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    with OutputFolder(tmp_path / "out") as folder:
+        folder.write_json("a.json", {})
+    assert (tmp_path / "out").is_symlink() and os.listdir(tmp_path / "disk") == ["a.json"]
+    assert sorted(os.listdir(tmp_path)) == ["disk", "out"]
+
+
+def test_an_output_that_cannot_appear_by_a_rename_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path / "out")
+        with pytest.raises(InputError, match="is the current folder"):
+            OutputFolder(Path()).__enter__()
+
+    def busy(*_):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "rename", busy)
+    with pytest.raises(InputError, match="Device or resource busy.*such as .*out/merged"):
+        OutputFolder(tmp_path / "out").__enter__()
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def left_by_a_killed_run(path):
+    """The hidden folder of an output, with a file in its model."""
+    with pytest.raises(KeyboardInterrupt):
+        with OutputFolder(path) as folder:
+            folder.write_bytes("model.safetensors", b"half")
+            folder.keep = True
+            raise KeyboardInterrupt
+    return folder.work
+
+
+@pytest.mark.parametrize("place", ["", "model", "model/model.safetensors", "model/a/b", "manifest"])
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
+def test_links_and_pipes_in_the_hidden_folder_are_refused_and_left_alone(tmp_path, place, kind):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "thesis").write_text("years")
+    spot = left_by_a_killed_run(tmp_path / "out") / place
+    if spot.is_dir():
+        shutil.rmtree(spot)
+    spot.unlink(missing_ok=True)
+    spot.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "link":
+        spot.symlink_to(victim)
+    elif kind == "hard link":
+        os.link(victim / "thesis", spot)
+    else:
+        os.mkfifo(spot)
+    with pytest.raises(InputError, match="isn't what an unfinished merge of yours"):
+        OutputFolder(tmp_path / "out").__enter__()
+    assert [file.read_text() for file in victim.iterdir()] == ["years"]
+    assert os.path.lexists(spot)
+
+
+def test_a_hidden_folder_of_the_users_own_is_left_alone(tmp_path):
+    notes = tmp_path / ".out.partial" / "model" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    with pytest.raises(InputError, match="isn't what an unfinished merge of yours"):
+        OutputFolder(tmp_path / "out").__enter__()
+    assert notes.read_text() == "mine"
+
+
+def test_a_hidden_folder_that_others_can_write_into_is_refused(tmp_path):
+    work = left_by_a_killed_run(tmp_path / "out")
+    assert work.stat().st_mode & 0o777 == 0o700
+    work.chmod(0o777)
+    with pytest.raises(InputError, match="isn't what an unfinished merge of yours"):
+        OutputFolder(tmp_path / "out").__enter__()
+    work.chmod(0o700)
+    with OutputFolder(tmp_path / "out") as folder:
+        folder.clear()
 
 
 def test_links_into_the_blobs_of_the_hubs_cache_are_copied(tmp_path):
@@ -246,6 +343,6 @@ def test_links_into_the_blobs_of_the_hubs_cache_are_copied(tmp_path):
     (blobs / "123").write_bytes(b"{}")
     (donor / "config.json").symlink_to("../../blobs/123")
     with OutputFolder(tmp_path / "out") as folder:
-        assert folder.copy_files(donor) == ["config.json"]
+        assert folder.copy_files(donor) == {"config.json": "config.json"}
     assert (tmp_path / "out/config.json").read_bytes() == b"{}"
     assert not (tmp_path / "out/config.json").is_symlink()
