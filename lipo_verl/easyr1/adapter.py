@@ -1,6 +1,6 @@
 """LIPO's side of EasyR1: the estimator, the check of a launch, and the patches that carry them.
 
-What it touches in EasyR1, each seen in 0.3.3.dev0 (July 2026), goes away when EasyR1
+What it touches in EasyR1, each seen in 0.3.2 and in 0.3.3.dev0 (July 2026), goes away when EasyR1
 
 - ``core_algos.AdvantageEstimator``: is replaced by the same enum with LIPO in it, since
   RayPPOTrainer refuses a name outside it. -- checks names against its own registry.
@@ -12,11 +12,13 @@ What it touches in EasyR1, each seen in 0.3.3.dev0 (July 2026), goes away when E
 - ``ray_trainer.compute_data_metrics``: is wrapped, to add ``lipo/...`` to the ordinary logger.
   -- lets estimators return metrics.
 
-Under another version only the checks are in place, and refuse a run that asks for LIPO.
+Where the installed EasyR1 lacks one of them, as before 0.3.2, only the checks are in place, and
+refuse a run that asks for LIPO.
 """
 
 import difflib
 import functools
+import importlib
 import logging
 import os
 from collections.abc import Sequence
@@ -35,7 +37,8 @@ from lipo_verl.metrics import CollapseAlarm, lipo_metrics
 
 logger = logging.getLogger(__name__)
 
-KNOWN_VERSIONS = ("0.3.3",)
+_lacking: list[str] = []
+"""What LIPO needs of EasyR1's modules, and those imported so far do not have."""
 
 
 @dataclass
@@ -88,10 +91,12 @@ def check_launch(config: Any) -> LipoConfig | None:
     if algorithm.adv_estimator != "lipo":
         _refuse_misspelt(algorithm.adv_estimator)
         return None
-    if not _is_known():
+    importlib.import_module("verl.trainer.core_algos")
+    if _lacking:
         raise LipoSetupError(
-            f"lipo_verl does not know EasyR1 {verl.__version__}; it was made for "
-            f"{', '.join(KNOWN_VERSIONS)}. Install a known version, or a newer lipo_verl."
+            f"EasyR1 {verl.__version__} has no {', '.join(_lacking)}, by which LIPO gets in: "
+            "EasyR1 0.3.2 is the first that has all of it. Install that or a later one; where "
+            "yours is later, lipo_verl is too old for it."
         )
     settings = LipoConfig.parse(algorithm.lipo)
     n = config.worker.rollout.n
@@ -104,7 +109,8 @@ def check_launch(config: Any) -> LipoConfig | None:
         raise LipoSetupError(
             "LIPO compares rule scores, but algorithm.disable_kl=false with "
             "algorithm.use_kl_loss=false hands it scores minus KL. Set algorithm.use_kl_loss=true "
-            "to keep the KL term, in the loss as in the paper, or algorithm.disable_kl=true."
+            "and algorithm.kl_penalty=low_var_kl to keep the KL term, in the loss as in the paper, "
+            "or algorithm.disable_kl=true."
         )
     if settings.response_budget is None:
         settings = settings.model_copy(update={"response_budget": config.data.max_response_length})
@@ -112,20 +118,20 @@ def check_launch(config: Any) -> LipoConfig | None:
 
 
 def _refuse_misspelt(estimator: str) -> None:
-    if not _is_known():
-        return
-    from verl.trainer.core_algos import ADV_ESTIMATOR_MAP
-
-    if estimator not in ADV_ESTIMATOR_MAP and difflib.get_close_matches(
-        estimator.lower(), ADV_ESTIMATOR_MAP, 1
-    ) == ["lipo"]:
+    core_algos = importlib.import_module("verl.trainer.core_algos")
+    known = [*getattr(core_algos, "ADV_ESTIMATOR_MAP", ())]
+    close = difflib.get_close_matches(estimator.lower(), known, 1)
+    if estimator not in known and close == ["lipo"]:
         raise LipoSetupError(
             f"algorithm.adv_estimator={estimator}: no such estimator. Did you mean lipo?"
         )
 
 
-def _is_known() -> bool:
-    return verl.__version__.startswith(KNOWN_VERSIONS)
+def _lacks(module: ModuleType, *names: str) -> bool:
+    """Whether a module that was just imported has not all of these; notes those for the check."""
+    missing = [f"{module.__name__}.{name}" for name in names if not hasattr(module, name)]
+    _lacking.extend(missing)
+    return bool(missing)
 
 
 def patch_core_algos(core_algos: ModuleType) -> None:
@@ -133,7 +139,7 @@ def patch_core_algos(core_algos: ModuleType) -> None:
 
     Raises LipoSetupError where another estimator has the name.
     """
-    if not _is_known():
+    if _lacks(core_algos, "AdvantageEstimator", "ADV_ESTIMATOR_MAP", "register_adv_estimator"):
         return
     registered = core_algos.ADV_ESTIMATOR_MAP.get("lipo")
     if getattr(registered, "__wrapped__", registered) not in (None, compute_lipo_advantage):
@@ -165,7 +171,10 @@ def patch_config(config: ModuleType) -> None:
         algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
 
         def deep_post_init(self) -> None:
-            if check_launch(self) is None and self.algorithm.lipo is not None:
+            settings = check_launch(self)
+            if settings is not None:
+                self.algorithm.lipo = settings.model_dump()  # for every logger: defaults as well
+            elif self.algorithm.lipo is not None:
                 logger.warning(
                     "algorithm.lipo is set, but algorithm.adv_estimator=%s does not read it",
                     self.algorithm.adv_estimator,
@@ -179,6 +188,8 @@ def patch_config(config: ModuleType) -> None:
 
 def patch_ray_trainer(ray_trainer: ModuleType) -> None:
     """Hands the settings from the trainer to the estimator, and the metrics to the trainer."""
+    if _lacks(ray_trainer, "RayPPOTrainer", "compute_data_metrics"):
+        return
     init = ray_trainer.RayPPOTrainer.__init__
 
     @functools.wraps(init)
@@ -193,8 +204,6 @@ def patch_ray_trainer(ray_trainer: ModuleType) -> None:
             )
 
     ray_trainer.RayPPOTrainer.__init__ = init_and_lipo
-    if not _is_known():
-        return
     compute_data_metrics, alarm = ray_trainer.compute_data_metrics, CollapseAlarm()
 
     @functools.wraps(compute_data_metrics)

@@ -56,8 +56,49 @@ def test_installing_after_easyr1_was_imported_is_an_error(run, late):
     assert "at the top of the script" in done.stderr
 
 
-def test_an_unknown_version_of_easyr1_keeps_its_registry(run):
-    core_algos = "from enum import Enum\nclass AdvantageEstimator(str, Enum):\n    GRPO = 'grpo'\n"
-    code = INSTALL + "from verl.trainer.core_algos import *; print(*AdvantageEstimator.__members__)"
-    done = run(code, core_algos=core_algos)
-    assert (done.stdout, done.stderr) == ("GRPO\n", "")
+# EasyR1 by what it offers: the fake one's version, 9.9, says nothing
+
+ENUM = "from enum import Enum\nclass AdvantageEstimator(str, Enum):\n    GRPO = 'grpo'\n"
+
+REGISTRY = (
+    "ADV_ESTIMATOR_MAP = {}\n"
+    "def register_adv_estimator(name):\n"
+    "    return lambda function: ADV_ESTIMATOR_MAP.setdefault(name, function)\n"
+)
+
+CONFIG = """
+from dataclasses import dataclass, field
+
+@dataclass
+class AlgorithmConfig:
+    adv_estimator: str = 'grpo'
+
+@dataclass
+class PPOConfig:
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    def deep_post_init(self): print('passed')
+"""
+
+LAUNCH = INSTALL + (
+    "from verl.trainer import config, core_algos\n"
+    "print(*core_algos.AdvantageEstimator.__members__)\n"
+    "config.PPOConfig().deep_post_init()\n"
+)
+
+
+def test_any_version_that_has_a_registry_gets_lipo(run):
+    done = run(LAUNCH, core_algos=ENUM + REGISTRY, config=CONFIG)
+    assert (done.stdout, done.stderr) == ("GRPO LIPO\npassed\n", "")
+
+
+def test_easyr1_without_a_registry_is_left_alone_and_refuses_lipo(run):
+    """As 0.3.0 and 0.3.1 are."""
+    lipo = "config.PPOConfig(config.AlgorithmConfig('lipo')).deep_post_init()"
+    done = run(LAUNCH + lipo, core_algos=ENUM, config=CONFIG)
+    assert done.stdout == "GRPO\npassed\n"
+    assert done.stderr.splitlines()[-1].endswith(
+        "EasyR1 9.9 has no verl.trainer.core_algos.ADV_ESTIMATOR_MAP, "
+        "verl.trainer.core_algos.register_adv_estimator, by which LIPO gets in: EasyR1 0.3.2 is "
+        "the first that has all of it. Install that or a later one; where yours is later, "
+        "lipo_verl is too old for it."
+    )
