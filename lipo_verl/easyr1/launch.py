@@ -35,9 +35,10 @@ def check_framework() -> None:
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     if any((folder / "trainer" / "main_ppo.py").exists() for folder in folders):
         raise LipoSetupError(
-            f"The verl installed here, {folders[0]}, is volcengine's and not EasyR1. It needs no "
-            "launcher: put algorithm.adv_estimator=lipo into your usual command, "
-            "python3 -m verl.trainer.main_ppo."
+            f"The verl installed here, {folders[0]}, is volcengine's and not EasyR1. There LIPO "
+            "needs no launcher: put algorithm.adv_estimator=lipo into your usual command, "
+            "python3 -m verl.trainer.main_ppo. verl loads it by itself from 0.9 on, before that "
+            "where VERL_USE_EXTERNAL_MODULES=lipo_verl.verl_plugin is set."
         )
     if not any((folder / "trainer" / "main.py").exists() for folder in folders):
         raise LipoSetupError(

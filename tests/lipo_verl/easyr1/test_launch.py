@@ -35,7 +35,10 @@ def test_easyr1_is_recognised_without_importing_it(installed):
     "modules, message",
     [
         ((), "EasyR1 is not installed here.*pip install -e"),
-        (("main_ppo", "main_eval"), "needs no launcher: put algorithm.adv_estimator=lipo into"),
+        (
+            ("main_ppo", "main_eval"),
+            "needs no launcher: put algorithm.adv_estimator=lipo into.*EXTERNAL_MODULES=lipo_verl",
+        ),
         (("sft",), "is not EasyR1: it has no verl.trainer.main"),
     ],
     ids=["none", "volcengine", "unknown"],
