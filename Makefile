@@ -24,6 +24,12 @@ test: setup
 	@$(VENV)/bin/python -m pytest
 
 test-easyr1:
+	@test -d "$(EASYR1_HOME)/verl" -a -n "$(EASYR1_PYTHON)" || { echo "make test-easyr1" \
+		"EASYR1_HOME=checkout EASYR1_PYTHON=python: a checkout of EasyR1, and the Python that has" \
+		"its requirements (docs/easyr1.md)" >&2; exit 2; }
+	@$(EASYR1_PYTHON) -c 'import math_verify, rapidfuzz, pytest' 2>/dev/null || { echo \
+		"$(EASYR1_PYTHON) does not run, or has no math-verify, rapidfuzz or pytest. Here, in this" \
+		"repository: $(EASYR1_PYTHON) -m pip install '.[rewards]' pytest" >&2; exit 2; }
 	@EASYR1_HOME="$(EASYR1_HOME)" $(EASYR1_PYTHON) -m pytest tests/lipo_verl/easyr1 \
 		tests/examples/tiny_r1v/test_easyr1_config.py
 
