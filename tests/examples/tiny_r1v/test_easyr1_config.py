@@ -55,6 +55,19 @@ def test_lipo_and_grpo_differ_in_nothing_but_the_estimator(tmp_path):
     assert lipo == grpo
 
 
+def test_settings_of_the_command_line_reach_what_follows_from_them(tmp_path):
+    """As EasyR1 puts them over the file."""
+    longer = OmegaConf.from_dotlist(["data.max_response_length=4096"])
+    for algorithm, key in {
+        "lipo": "algorithm.lipo.length_threshold",
+        "dapo": "worker.reward.reward_function_kwargs.overlong_budget",
+    }.items():
+        config = composed(tmp_path, algorithm, "ocr", 8)
+        assert OmegaConf.select(config, key) == 2048
+        assert OmegaConf.select(OmegaConf.merge(config, longer), key) == 4096
+    assert config.worker.rollout.max_model_len is None  # EasyR1 then takes prompt and response
+
+
 def test_a_piece_that_is_not_there_is_named(tmp_path):
     command = [sys.executable, "-m", "examples.tiny_r1v.config.easyr1.compose", "--gpus", "8"]
     paths = [f"--{name}={tmp_path}" for name in ("data", "output", "target")]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,7 +19,8 @@ HERE = Path(__file__).parent
 
 
 def compose(*, algorithm: str, expert: str, gpus: int, data: Path, output: Path) -> DictConfig:
-    """The configuration of one run, its paths absolute and every interpolation resolved.
+    """The configuration of one run, its paths absolute. Of the interpolations, those of the section
+    ``recipe`` are resolved; the others are left to EasyR1, which knows the command line's settings.
 
     algorithm, expert: names of files in the folders of the same name; gpus: in that of machines
 
@@ -29,9 +31,18 @@ def compose(*, algorithm: str, expert: str, gpus: int, data: Path, output: Path)
     config.recipe.data, config.recipe.output = str(data.resolve()), str(output.resolve())
     config.worker.reward.reward_function = f"{HERE / 'reward.py'}:compute_score"
     config.trainer.experiment_name = f"{algorithm}-{expert}"
-    OmegaConf.resolve(config)
-    del config.recipe
-    return config
+    config = _without_recipe(
+        OmegaConf.to_container(config), OmegaConf.to_container(config, resolve=True)
+    )
+    del config["recipe"]
+    return OmegaConf.create(config)
+
+
+def _without_recipe(node: Any, resolved: Any) -> Any:
+    """``node`` with the values that it has from ``recipe`` in place."""
+    if isinstance(node, dict):
+        return {key: _without_recipe(node[key], resolved[key]) for key in node}
+    return resolved if isinstance(node, str) and "${recipe." in node else node
 
 
 def main() -> None:
