@@ -9,7 +9,7 @@ from examples.tiny_r1v.launch.resume import LAST_FILE, TRACKER, last_step
 
 def checkpoints(folder, framework, *steps):
     for step in steps:
-        (folder / f"global_step_{step}").mkdir()
+        (folder / f"global_step_{step}").mkdir(exist_ok=True)
         (folder / f"global_step_{step}" / LAST_FILE[framework]).touch()
     return folder / TRACKER[framework]
 
@@ -21,7 +21,7 @@ def test_a_new_run_starts_at_zero(tmp_path, framework):
 
 def test_the_trackers_of_both_frameworks_are_read(tmp_path):
     checkpoints(tmp_path, "verl", 20, 40).write_text("40")
-    checkpoints(tmp_path, "easyr1").write_text(json.dumps({"last_global_step": 60}))
+    checkpoints(tmp_path, "easyr1", 60).write_text(json.dumps({"last_global_step": 60}))
     assert (last_step("verl", tmp_path), last_step("easyr1", tmp_path)) == (40, 60)
 
 
@@ -40,3 +40,56 @@ def test_a_cut_tracker_without_a_whole_checkpoint_is_removed(tmp_path):
     tracker.write_text("")
     assert last_step("verl", tmp_path) == 0
     assert not tracker.exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda last: last.rmdir(),
+        lambda last: None,  # without the file that comes last
+        lambda last: (last / "data.pt").touch() or rank_file(last),
+    ],
+    ids=["gone", "half written", "a rank's shard gone"],
+)
+def test_a_tracker_that_names_no_whole_checkpoint_is_mended_and_that_is_said(
+    tmp_path, capsys, damage
+):
+    tracker = checkpoints(tmp_path, "verl", 20)
+    (last := tmp_path / "global_step_40").mkdir()
+    tracker.write_text("40")
+    damage(last)
+    assert last_step("verl", tmp_path, mend=False) == 20
+    assert (tracker.read_text(), capsys.readouterr().err) == ("40", "")
+    assert last_step("verl", tmp_path) == 20
+    assert tracker.read_text() == "20"
+    assert capsys.readouterr().err.endswith(
+        "names step 40, of which there is no whole checkpoint: going on from step 20\n"
+    )
+
+
+def rank_file(folder):
+    (folder / "actor").mkdir()
+    (folder / "actor" / "model_world_size_2_rank_1.pt").touch()
+
+
+def test_a_checkpoint_of_all_its_ranks_is_whole(tmp_path):
+    checkpoints(tmp_path, "verl", 20).write_text("20")
+    rank_file(tmp_path / "global_step_20")
+    (tmp_path / "global_step_20" / "actor" / "model_world_size_2_rank_0.pt").touch()
+    assert last_step("verl", tmp_path) == 20
+
+
+@pytest.mark.parametrize("named", ["0", "-1", "40"])
+def test_where_no_checkpoint_is_left_the_run_starts_anew_and_says_so(tmp_path, capsys, named):
+    tracker = checkpoints(tmp_path, "verl")
+    tracker.write_text(named)
+    assert last_step("verl", tmp_path) == 0
+    assert not tracker.exists()
+    assert "starting anew" in capsys.readouterr().err
+
+
+def test_whole_checkpoints_that_no_tracker_names_are_gone_on_from(tmp_path, capsys):
+    """An interruption came between the last checkpoint and its name."""
+    tracker = checkpoints(tmp_path, "verl", 20, 40)
+    assert last_step("verl", tmp_path) == 40
+    assert (tracker.read_text(), capsys.readouterr().err) == ("40", "")
