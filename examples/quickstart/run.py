@@ -18,9 +18,10 @@ from pathlib import Path
 import amm
 from examples.quickstart import report
 from examples.quickstart.data import write_splits
-from examples.quickstart.stages import EvaluationFailed, SettingsDiffer, evaluate, keep_settings
+from examples.quickstart.stages import EvaluationFailed, evaluate, keep_settings
 from examples.quickstart.tasks import TASKS
 from examples.quickstart.train import Run, TrainingFailed, train
+from examples.run_folder import FolderInUse, SettingsDiffer, sole_launch
 
 HERE = Path(__file__).parent
 BASE = HERE / "base_model"
@@ -99,10 +100,11 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     output = arguments.pop("output").resolve()
     try:
-        quickstart(output, Settings(**arguments))
+        with sole_launch(output):
+            quickstart(output, Settings(**arguments))
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. The same command goes on from here.")
-    except (SettingsDiffer, TrainingFailed, EvaluationFailed, amm.InputError) as error:
+    except (FolderInUse, SettingsDiffer, TrainingFailed, EvaluationFailed, amm.InputError) as error:
         sys.exit(f"\n{error}")
 
 

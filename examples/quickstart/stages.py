@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,14 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from examples import run_folder
 from examples.quickstart.tasks import TASKS
-from lipo_verl.evaluate.results import write_whole
+from examples.run_folder import SettingsDiffer as SettingsDiffer
 
 ROOT = Path(__file__).parents[2]
-
-
-class SettingsDiffer(ValueError):
-    """The output folder holds a run with other settings."""
 
 
 class EvaluationFailed(RuntimeError):
@@ -30,13 +26,7 @@ def keep_settings(output: Path, settings: Any) -> None:
 
     Raises SettingsDiffer where that file has others.
     """
-    path = output / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != asdict(settings):
-        raise SettingsDiffer(
-            f"{output} holds a run with other settings ({path.read_text().strip()}). "
-            "Remove that folder, or choose another one with --output."
-        )
-    write_whole(path, json.dumps(asdict(settings)) + "\n")
+    run_folder.keep_settings(output, asdict(settings))
 
 
 def evaluate(

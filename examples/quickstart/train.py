@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from examples.tiny_r1v.launch.resume import last_step
 from lipo_verl.cpu.launch import run_main_ppo
 
 HERE = Path(__file__).parent
@@ -53,7 +55,7 @@ def train(run: Run, *, base: Path, data: Path, folder: Path) -> Path:
     Raises TrainingFailed.
     """
     checkpoints = folder / "checkpoints"
-    done = _last_step(checkpoints)
+    done = last_step("verl", checkpoints)
     final = checkpoints / f"global_step_{run.steps}"
     if done == run.steps:
         return final
@@ -62,16 +64,16 @@ def train(run: Run, *, base: Path, data: Path, folder: Path) -> Path:
     overrides = [
         f"--config-dir={HERE / 'config'}",
         "+quickstart=train",
-        f"actor_rollout_ref.model.path={base.resolve()}",
-        f"data.train_files={(data / run.task / 'train.parquet').resolve()}",
-        f"data.val_files={(data / run.task / 'val.parquet').resolve()}",
+        f"actor_rollout_ref.model.path={_quoted(base)}",
+        f"data.train_files={_quoted(data / run.task / 'train.parquet')}",
+        f"data.val_files={_quoted(data / run.task / 'val.parquet')}",
         f"algorithm.adv_estimator={run.estimator}",
         *(LIPO if run.estimator == "lipo" else ()),
         f"trainer.experiment_name={run.name}",
-        f"trainer.default_local_dir={checkpoints.resolve()}",
+        f"trainer.default_local_dir={_quoted(checkpoints)}",
         f"trainer.total_training_steps={run.steps}",
         "trainer.save_freq=10",
-        f"hydra.run.dir={(folder / 'hydra').resolve()}",
+        f"hydra.run.dir={_quoted(folder / 'hydra')}",
         *run.overrides,
     ]
     log = folder / "verl.log"
@@ -84,7 +86,7 @@ def train(run: Run, *, base: Path, data: Path, folder: Path) -> Path:
             },
             output=output,
         )
-    if code != 0 or _last_step(checkpoints) != run.steps:
+    if code != 0 or last_step("verl", checkpoints) != run.steps:
         end = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
         raise TrainingFailed(f"{end}\n\n{run.name} ended with exit code {code}; all of it: {log}")
     return final
@@ -108,14 +110,9 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             return  # the line that an interruption cut
 
 
-def _last_step(checkpoints: Path) -> int:
-    """The step of the last whole checkpoint, 0 without one. verl names it after it has saved."""
-    tracker = checkpoints / "latest_checkpointed_iteration.txt"
-    try:
-        return int(tracker.read_text())
-    except (FileNotFoundError, ValueError):
-        tracker.unlink(missing_ok=True)  # written half: verl would stumble over it
-        return 0
+def _quoted(path: Path) -> str:
+    """As a value of Hydra's, whatever characters it has."""
+    return QuotedString(str(path.resolve()), Quote.single).with_quotes()
 
 
 @contextmanager

@@ -57,6 +57,11 @@ run() {
     return "$status"
 }
 
+# quoted TEXT: as a value of Hydra's that stands for these characters.
+quoted() {
+    printf "'%s'" "$(sed -E "s/(\\\\*)'/\\1\\1\\\\'/g; s/\\\\+\$/&&/" <<<"$1")"
+}
+
 # show COMMAND...: prints it so that a shell reads it back.
 show() {
     local word line=

@@ -32,6 +32,7 @@ def supervise(log: Path, command: list[str]) -> int:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                close_fds=False,  # the claim on the run's folder is the command's as well
             )
             copier = threading.Thread(target=_copy, args=(process.stdout, file), daemon=True)
             copier.start()

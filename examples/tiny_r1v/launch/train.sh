@@ -75,10 +75,20 @@ output=$(realpath -m "${output:-$repository/runs/$profile/$framework/$name}")
 checkpoints=$output/checkpoints
 cd "$repository" # the launchers and configurations are modules and paths of it
 here=examples/tiny_r1v
-step=$("$python" -m examples.tiny_r1v.launch.resume "$framework" "$checkpoints")
+resume=("$python" -m examples.tiny_r1v.launch.resume "$framework" "$checkpoints")
+claim=("$python" -m examples.run_folder "$output" 9)
+if $dry_run; then
+    resume+=(--look)
+else
+    mkdir -p "$checkpoints"
+    # The training inherits this descriptor, so it holds the folder even if this script is killed.
+    exec 9<>"$output/lock"
+    "${claim[@]}" $$
+fi
+step=$("${resume[@]}")
 metrics=$output/metrics-from-$step.jsonl
 
-prepare=()
+prepare=() composed=$output/easyr1.yaml
 if [[ $framework == verl ]]; then
     arguments=(
         "--config-dir=$repository/$here/config/verl" +tiny_r1v=common "+tiny_r1v/size=$profile"
@@ -93,44 +103,53 @@ if [[ $framework == verl ]]; then
     environment=+ray_kwargs.ray_init.runtime_env.env_vars
     arguments+=(
         "+tiny_r1v/expert=$expert" "+tiny_r1v/algorithm=$algorithm"
-        "recipe.data='$data'" "recipe.output='$output'"
+        "recipe.data=$(quoted "$data")" "recipe.output=$(quoted "$output")"
         "trainer.experiment_name=$name"
-        "$environment.VERL_FILE_LOGGER_PATH='$metrics'"
-        "$environment.TENSORBOARD_DIR='$output/tensorboard'"
-        "hydra.run.dir='$output/hydra'"
+        "$environment.VERL_FILE_LOGGER_PATH=$(quoted "$metrics")"
+        "$environment.TENSORBOARD_DIR=$(quoted "$output/tensorboard")"
+        "hydra.run.dir=$(quoted "$output/hydra")"
     )
-    [[ -z $model ]] || arguments+=("actor_rollout_ref.model.path='$model'")
+    [[ -z $model ]] || arguments+=("actor_rollout_ref.model.path=$(quoted "$model")")
 else
     # LIPO needs the hook of lipo_verl.easyr1; the baselines run EasyR1 as it is.
     entry=verl.trainer.main
     [[ $algorithm != lipo ]] || entry=lipo_verl.easyr1
     prepare=("$python" -m "examples.tiny_r1v.config.easyr1.compose" --algorithm "$algorithm"
-        --expert "$expert" --gpus "$gpus" --data "$data" --output "$output"
-        --target "$output/easyr1.yaml")
-    arguments=("config=$output/easyr1.yaml" "trainer.nnodes=$nodes")
+        --expert "$expert" --gpus "$gpus" --data "$data" --output "$output" --target)
+    arguments=("config=$composed" "trainer.nnodes=$nodes")
     [[ -z $model ]] || arguments+=("worker.actor.model.model_path=$model")
 fi
 command=("$python" -m "$entry" "${arguments[@]}" "$@")
 
 checking=("$python" -m "examples.tiny_r1v.launch.check" --profile "$profile" --framework "$framework"
     --gpus "$gpus" --output "$output" --files "$data/$expert/train.parquet" "$data/$expert/val.parquet")
+# Under another name until it is known that the run in this folder has these settings.
+keeping=("$python" -m "examples.tiny_r1v.launch.settings" "$output" "$entry"
+    "${arguments[@]/#"config=$composed"/"config=$composed.new"}" "$@")
 if [[ -n $submit ]]; then
-    # In the job, since this machine need not have the GPUs.
+    # In the job, since this machine need not have the GPUs, nor the framework.
     job=$name-$(date +%Y%m%d-%H%M%S)
     inner="cd $(printf %q "$repository") && "
+    inner+="exec 9<>$(printf %q "$output/lock") && $(show "${claim[@]}") \$\$ && "
+    ((${#prepare[@]} == 0)) || inner+="$(show "${prepare[@]}" "$composed.new") && "
+    inner+="$(show "${keeping[@]}") && "
+    ((${#prepare[@]} == 0)) || inner+="$(show mv "$composed.new" "$composed") && "
     ! $check || inner+="$(show "${checking[@]}") && "
     inner+="exec $(show "${command[@]}")"
     command=(ray job submit --address "$submit" --submission-id "$job" -- bash -c "$inner")
-    check=false
+    prepare=() check=false
 fi
 
 if $dry_run; then
     ! $check || show "${checking[@]}"
-    ((${#prepare[@]} == 0)) || show "${prepare[@]}"
+    ((${#prepare[@]} == 0)) || show "${prepare[@]}" "$composed"
     show "${command[@]}"
     exit
 fi
 
+((${#prepare[@]} == 0)) || "${prepare[@]}" "$composed.new"
+[[ -n $submit ]] || "${keeping[@]}"
+((${#prepare[@]} == 0)) || mv "$composed.new" "$composed"
 finished=$output/finished
 what=$(show "${command[@]}" | sed 's/metrics-from-[0-9]*//; s/--submission-id [^ ]*//')
 if [[ -f $finished && $(<"$finished") == "$what" ]]; then
@@ -138,14 +157,13 @@ if [[ -f $finished && $(<"$finished") == "$what" ]]; then
     exit
 fi
 ! $check || "${checking[@]}"
-mkdir -p "$checkpoints"
-((${#prepare[@]} == 0)) || "${prepare[@]}"
 if [[ $framework == easyr1 ]]; then
     # EasyR1 empties its log at every start; this way each start has its own.
     ln -sfn "../$(basename "$metrics")" "$checkpoints/experiment_log.jsonl"
 fi
 show "${command[@]}" >"$output/command.txt"
 ((step == 0)) || echo "$name goes on from step $step"
+[[ -z $submit ]] || exec 9>&- # the job claims the folder itself
 
 status=0
 run "$python" -m examples.tiny_r1v.launch.supervise "$output/train.log" "${command[@]}" || status=$?

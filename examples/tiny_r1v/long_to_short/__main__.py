@@ -19,8 +19,9 @@ from transformers.utils import logging
 import amm
 from examples.quickstart import base_model
 from examples.quickstart.data import write_splits
-from examples.quickstart.stages import EvaluationFailed, SettingsDiffer, evaluate, keep_settings
+from examples.quickstart.stages import EvaluationFailed, evaluate, keep_settings
 from examples.quickstart.tasks import TASKS
+from examples.run_folder import FolderInUse, SettingsDiffer, sole_launch
 from examples.tiny_r1v.long_to_short import report, sources
 from examples.tiny_r1v.long_to_short.merges import SWEEP
 
@@ -98,10 +99,11 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     output = arguments.pop("output").resolve()
     try:
-        table = long_to_short(output, Settings(**arguments))
+        with sole_launch(output):
+            table = long_to_short(output, Settings(**arguments))
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. The same command goes on from here.")
-    except (SettingsDiffer, EvaluationFailed, amm.InputError) as error:
+    except (FolderInUse, SettingsDiffer, EvaluationFailed, amm.InputError) as error:
         sys.exit(f"\n{error}")
     print(f"\n{table}\n{output}/table.md and {output}/plot.png")
 

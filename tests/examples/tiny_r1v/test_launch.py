@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -121,10 +122,10 @@ def test_a_dry_run_prints_a_command_that_verl_accepts(tmp_path):
     pytest.importorskip("verl")
     import hydra
 
-    output = tmp_path / "a run"
+    output = tmp_path / r"it's a \ run\\'s (1) {x}=$y\\"
     check, command = dry_run(
         *("--algorithm", "dapo", "--expert", "mixture", "--gpus", "4", "--output", output),
-        *("--model", "my/model", "--", "trainer.save_freq=5"),
+        *("--model", "my/model's", "--", "trainer.save_freq=5"),
     )
     assert check[:3] == ["python", "-m", "examples.tiny_r1v.launch.check"]
     assert not output.exists()
@@ -142,7 +143,7 @@ def test_a_dry_run_prints_a_command_that_verl_accepts(tmp_path):
     assert config.trainer.n_gpus_per_node == 4
     assert config.trainer.save_freq == 5
     assert config.trainer.total_training_steps == 360
-    assert config.actor_rollout_ref.model.path == "my/model"
+    assert config.actor_rollout_ref.model.path == "my/model's"
     variables = config.ray_kwargs.ray_init.runtime_env.env_vars
     assert variables.VERL_FILE_LOGGER_PATH == f"{output}/metrics-from-0.jsonl"
 
@@ -169,6 +170,13 @@ def test_a_submitted_job_checks_and_trains_on_the_cluster():
     assert inside[0] == "cd"
     assert "examples.tiny_r1v.launch.check" in inside
     assert "trainer.nnodes=2" in inside
+    modules = [after for word, after in pairwise(inside) if word == "-m"]
+    assert modules == [
+        "examples.run_folder",
+        "examples.tiny_r1v.launch.settings",
+        "examples.tiny_r1v.launch.check",
+        "verl.trainer.main_ppo",
+    ]
 
 
 def test_a_finished_run_is_not_started_again_but_a_longer_one_is(environment, tmp_path):
@@ -184,6 +192,62 @@ def test_a_finished_run_is_not_started_again_but_a_longer_one_is(environment, tm
     assert "metrics-from-0.jsonl" in first
     assert "metrics-from-20.jsonl" in second
     assert second.endswith("trainer.total_training_steps=30")
+
+
+def test_a_run_does_not_go_on_under_other_settings(environment, tmp_path):
+    arguments = (*QUICK, "--output", tmp_path / "run")
+    short = ("--", "trainer.total_training_steps=2")
+    assert launch("train.sh", *arguments, *short, env=environment).returncode == 0
+    for other, difference in {
+        (): '"trainer.total_training_steps": 2, now 20',
+        (*short, "algorithm.lipo.std_floor=0.3"): '"algorithm.lipo.std_floor": 0.1, now 0.3',
+        ("--model", "another", *short): 'base_model", now "another"',
+    }.items():
+        done = launch("train.sh", *arguments, *other, env=environment)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"{difference}). Remove that folder, or choose" in done.stderr
+    assert launch("train.sh", *arguments, *short, env=environment).returncode == 0
+    assert len(calls(tmp_path)) == 1
+
+
+def test_easyr1s_file_stays_that_of_the_run(environment, tmp_path):
+    environment["TRAINER"] = f"mkdir {tmp_path}/run/checkpoints/global_step_1"
+    options = ("--framework", "easyr1", "--expert", "ocr", "--gpus", "8", "--no-check")
+    command = ("train.sh", "--algorithm", "lipo", *options, "--output", tmp_path / "run")
+    assert launch(*command, env=environment).returncode == 0
+    before = (tmp_path / "run" / "easyr1.yaml").read_text()
+    done = launch(*command, "--algorithm", "grpo", env=environment)
+    assert done.returncode == 2
+    assert '"algorithm.adv_estimator": "lipo", now "grpo"' in done.stderr
+    assert (tmp_path / "run" / "easyr1.yaml").read_text() == before
+
+
+def test_a_run_is_launched_once_at_a_time_and_again_after_a_crash(environment, tmp_path):
+    hanging = environment | {"TRAINER": f"echo $$ >{tmp_path}/started; exec sleep 600"}
+    arguments = (*QUICK, "--output", tmp_path / "run")
+    first = subprocess.Popen([LAUNCH / "train.sh", *map(str, arguments)], env=hanging)
+
+    def second():
+        return launch("train.sh", *arguments, env=environment)
+
+    try:
+        until(lambda: (tmp_path / "started").exists() and (tmp_path / "started").read_text())
+        in_use = f"{tmp_path}/run is in use: process {first.pid} on "
+        assert in_use in second().stderr
+        trainer = psutil.Process(int((tmp_path / "started").read_text()))
+        supervisor = psutil.Process(first.pid).children()[0]
+        for each in (first, supervisor):
+            each.kill()
+            each.wait()
+        assert in_use in second().stderr  # it still trains
+        assert calls(tmp_path)[1:] == []
+        trainer.kill()
+        until(lambda: not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE)
+        assert second().returncode == 0
+    finally:
+        for each in psutil.process_iter(["environ"]):
+            if (each.info["environ"] or {}).get("CALLS") == hanging["CALLS"]:
+                each.kill()
 
 
 def test_a_failed_run_says_where_its_output_is_and_is_not_finished(environment, tmp_path):
