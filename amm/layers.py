@@ -1,15 +1,50 @@
-"""Which tensors are weights of linear layers, told from name and shape."""
+"""Which tensors are weights of linear layers, and which belong to a vocabulary.
+
+Told from names and shapes, and from the sizes in config.json, so that it holds for models that no
+table knows.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-_NOT_OPTIMISED = re.compile(r"(^|\.)([^.]*embed[^.]*|lm_head|wte|wpe|[^.]*norm[^.]*)(\.|$)")
+_NOT_OPTIMISED = re.compile(
+    r"(^|\.)([^.]*embed[^.]*|lm_head|wpe|codebook|[^.]*norm[^.]*)(\.|$)"
+    r"|bias\.weight$"  # T5's relative_attention_bias is an embedding
+)
+_HEAD = re.compile(
+    r"(^|\.)(\w*head|\w*score|classifier|embed_out|output_projection)s?(\.\d+)?\.weight$"
+)
+_EMBEDDING = re.compile(
+    r"(^|\.)(?!embed_out|\w*(pos|type|patch|time))(\w*embed\w*|wte|shared)(\.\d+)?\.weight$"
+)
+_NUMBERED = re.compile(r"\.\d+\.")
+_SIZE_KEY = re.compile(r"(size|dim|model|embd|width|inner)$")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a model's tensors are.
+
+    Attributes:
+        matrices: weight of a linear layer → its (out, in).
+        transposed: those of them that are stored in × out, as GPT-2's Conv1D does.
+        embeddings: the vocabulary's embeddings.
+        vocabulary: everything that has a row for each word: embeddings, heads and heads' biases.
+    """
+
+    matrices: dict[str, tuple[int, int]]
+    transposed: frozenset[str]
+    embeddings: frozenset[str]
+    vocabulary: frozenset[str]
 
 
 def is_linear(name: str, shape: Sequence[int]) -> bool:
-    """Whether a tensor is the out × in weight of a linear layer.
+    """Whether a tensor is, by its name, the weight of a linear layer.
 
     Embeddings and heads are 2-D too, but their Gram matrices are as wide as the vocabulary (the
     plain form needs 258 GiB for Qwen's embedding [D]), and WUDI leaves them out [V].
@@ -18,4 +53,96 @@ def is_linear(name: str, shape: Sequence[int]) -> bool:
         name: the tensor's key in the checkpoint.
         shape: its shape.
     """
-    return len(shape) == 2 and name.endswith(".weight") and not _NOT_OPTIMISED.search(name)
+    others = (_NOT_OPTIMISED, _EMBEDDING, _HEAD)
+    return (
+        len(shape) == 2
+        and name.endswith(".weight")
+        and not any(other.search(name) for other in others)
+    )
+
+
+def layout(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> Layout:
+    """Tell a model's tensors apart.
+
+    A matrix outside the numbered layers belongs to a vocabulary if it is called so, if it has the
+    shape of an embedding that is, or if its rows are a `vocab_size` of the configuration that is no
+    other size there.
+
+    A linear layer's bias is as long as its output, which tells out × in from in × out; a matrix
+    without one, or a square one, is taken to be like the others of its stack of layers.
+
+    Args:
+        shapes: name → shape, of all tensors.
+        config: the content of config.json, empty if there is none.
+    """
+    embeddings = {n for n, s in shapes.items() if len(s) == 2 and _EMBEDDING.search(n)}
+    tables, sizes = {tuple(shapes[name]) for name in embeddings}, _vocabulary_sizes(config)
+    words = sizes | {rows for rows, _ in tables}
+
+    def of_vocabulary(name: str, shape: Sequence[int]) -> bool:
+        if len(shape) == 2 and name.endswith(".weight"):
+            known = tuple(shape) in tables or shape[0] in sizes
+            named = _EMBEDDING.search(name) or _HEAD.search(name)
+            return bool(named or (known and not _NUMBERED.search(name)))
+        return len(shape) == 1 and name.endswith(".bias") and shape[0] in words
+
+    vocabulary = {name for name, shape in shapes.items() if of_vocabulary(name, shape)}
+    linear = {n: (s[0], s[1]) for n, s in shapes.items() if is_linear(n, s) and n not in vocabulary}
+    transposed = _transposed(linear, shapes)
+    return Layout(
+        matrices={n: (s[1], s[0]) if n in transposed else s for n, s in linear.items()},
+        transposed=transposed,
+        embeddings=frozenset(embeddings),
+        vocabulary=frozenset(vocabulary),
+    )
+
+
+def _vocabulary_sizes(config: Mapping[str, Any]) -> set[int]:
+    """Numbers of words that no other size in a configuration equals."""
+    words: set[int] = set()
+    others: set[int] = set()
+    for key, value in settings_in(config):
+        if type(value) is int and "vocab" in key:
+            words.add(value)
+        elif type(value) is int and _SIZE_KEY.search(key):
+            others.add(value)
+    return words - others
+
+
+def settings_in(
+    config: Mapping[str, Any], leave_out: re.Pattern[str] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """All keys and values of a configuration and of those within it.
+
+    Args:
+        config: the content of config.json.
+        leave_out: parts of it whose names have this are passed over.
+    """
+    parts = [config]
+    while parts:
+        for key, value in parts.pop().items():
+            if not isinstance(value, dict):
+                yield key, value
+            elif leave_out is None or not leave_out.search(key):
+                parts.append(value)
+
+
+def _transposed(
+    linear: Mapping[str, tuple[int, int]], shapes: Mapping[str, Sequence[int]]
+) -> frozenset[str]:
+    """The matrices that are stored in × out."""
+    stacks: dict[str, dict[str, bool | None]] = defaultdict(dict)
+    for name, (rows, columns) in linear.items():
+        module = name.removesuffix("weight")
+        bias = tuple(shapes.get(module + "bias", ()))
+        turned = None
+        if rows != columns and bias in ((rows,), (columns,)):
+            turned = bias == (columns,)
+        elif module.endswith("c_attn.") and max(rows, columns) == 3 * min(rows, columns):
+            turned = columns > rows  # queries, keys and values in one
+        stacks[_NUMBERED.split(name, maxsplit=1)[0]][name] = turned
+    found: set[str] = set()
+    for stack in stacks.values():
+        told = {turned for turned in stack.values() if turned is not None}
+        found |= {n for n, turned in stack.items() if turned or (turned is None and told == {True})}
+    return frozenset(found)

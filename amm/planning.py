@@ -27,15 +27,13 @@ from amm.checkpoints.keys import (
     EMBEDDING,
     HEAD,
     Difference,
-    align,
     by_common_name,
-    differences,
+    match,
     same_tensor,
 )
 from amm.config import MergeConfig
 from amm.engines.job import Job
 from amm.errors import InputError
-from amm.layers import is_linear
 from amm.loops import apply
 from amm.methods import Method
 from amm.methods.registry import Place, TensorBlocks
@@ -174,15 +172,15 @@ def plan_config(config: MergeConfig, *, deep: bool = False) -> Plan:
     experts = [open_checkpoint(path, base) for path in config.experts]
     found = Plan(deep=deep, max_memory=config.max_memory)
     found.inputs = [_input(checkpoint) for checkpoint in (base, *experts)]
-    found.differences = differences(base, experts)
+    matching = match(base, experts)
+    found.differences = matching.differences
+    found.warnings += matching.notes
     _report_differences(found)
     _compare_files(found, base, experts)
 
-    fit = not found.differences
-    names = align(base, experts) if fit else [_fitting(base, expert) for expert in experts]
-    surveyed = list(survey(base, experts, names, deep=deep))
+    surveyed = list(survey(base, experts, matching.names, deep=deep))
     _report_weights(found, surveyed, base, experts)
-    if fit:
+    if not found.differences:
         _plan_work(found, surveyed, config)
     return found
 
@@ -202,16 +200,6 @@ def _head(checkpoint: Checkpoint) -> str:
     if EMBEDDING in keys and same_tensor(checkpoint, keys[HEAD], keys[EMBEDDING]):
         return "stored, equal to the embedding"
     return "its own"
-
-
-def _fitting(base: Checkpoint, expert: Checkpoint) -> dict[str, str]:
-    """The base's key → the expert's, where names and shapes agree."""
-    own, common = by_common_name(expert), by_common_name(base)
-    return {
-        key: own[name]
-        for name, key in common.items()
-        if name in own and expert.shape(own[name]) == base.shape(key)
-    }
 
 
 def _report_differences(found: Plan) -> None:
@@ -406,19 +394,18 @@ def _plan_work(found: Plan, surveyed: Sequence[Surveyed], config: MergeConfig) -
         kinds[kind_of(entry.name), rule].append(entry.name)
     timer = Timer(experts, config)
     for (kind, rule), keys in kinds.items():
-        shapes = [job.base.shape(key) for key in keys]
+        shapes = [job.matrix(key) or job.base.shape(key) for key in keys]
         does = job.rule(keys[0])
         seconds = 0.0
         if does.method is not None and rule != "unchanged":
             seconds = sum(timer.seconds(does.method, does.settings, shape) for shape in shapes)
-        linear = is_linear(keys[0], shapes[0])
         found.kinds.append(
             KindPlan(
                 kind=kind,
                 count=len(keys),
-                shape=shapes[0],
+                shape=job.base.shape(keys[0]),
                 entries=sum(math.prod(shape) for shape in shapes),
-                rho=experts * shapes[0][0] / shapes[0][1] if linear else None,
+                rho=experts * shapes[0][0] / shapes[0][1] if job.matrix(keys[0]) else None,
                 rule=rule,
                 seconds=seconds,
             )

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from amm.checkpoints import Checkpoint
-from amm.checkpoints.keys import MERGEABLE, row_blocks
-from amm.layers import is_linear
+from amm.checkpoints.keys import MERGEABLE, layout_of, row_blocks
 
 READ_ENTRIES = 2**21
 SAMPLE_PIECES = 4
@@ -122,16 +121,13 @@ class Surveyed:
         name: its key in the base.
         shape: of the whole tensor.
         products: over what was read of it.
+        linear: it is the weight of a linear layer.
     """
 
     name: str
     shape: tuple[int, ...]
     products: Products
-
-    @property
-    def linear(self) -> bool:
-        """Whether it is the weight of a linear layer."""
-        return is_linear(self.name, self.shape)
+    linear: bool
 
     def frozen(self, expert: int) -> bool:
         """Whether the expert left all that was read as it was."""
@@ -141,7 +137,7 @@ class Surveyed:
 def survey(
     base: Checkpoint,
     experts: Sequence[Checkpoint],
-    names: Sequence[Mapping[str, str]],
+    names: Sequence[Mapping[str, str | None]],
     *,
     deep: bool,
 ) -> Iterator[Surveyed]:
@@ -150,13 +146,14 @@ def survey(
     Args:
         base: the base.
         experts: K experts.
-        names: for each expert, the base's key → its own, as `keys.align` returns them; tensors
-            that some expert lacks or has in another shape must be left out.
+        names: for each expert, the base's key → its own, as `keys.match` finds them; tensors that
+            don't fit in some expert are left out.
         deep: read everything, not a sample of at most about `SAMPLE_ENTRIES` a tensor.
 
     Yields:
         One result for each tensor that can be merged, in the base's order.
     """
+    matrices = layout_of(base).matrices
     for key in base.keys():
         if base.dtype(key) not in MERGEABLE or not all(key in own for own in names):
             continue
@@ -165,11 +162,14 @@ def survey(
         blocks = (
             products(
                 base.read(key, rows),
-                [e.read(own[key], rows) for e, own in zip(experts, names, strict=True)],
+                [
+                    base.read(key, rows) if own[key] is None else expert.read(own[key], rows)
+                    for expert, own in zip(experts, names, strict=True)
+                ],
             )
             for rows in parts
         )
-        yield Surveyed(key, shape, total(blocks))
+        yield Surveyed(key, shape, total(blocks), key in matrices)
 
 
 def total(parts: Iterable[Products]) -> Products:

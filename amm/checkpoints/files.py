@@ -69,6 +69,14 @@ def read_json(file: Path, what: str) -> dict[str, Any]:
     return parse_json(text, file, what)
 
 
+def read_config(folder: Path | None) -> dict[str, Any]:
+    """The content of a folder's config.json; empty where there is none that can be read."""
+    try:
+        return read_json(folder / "config.json", "a configuration") if folder is not None else {}
+    except InputError:
+        return {}
+
+
 def parse_json(text: bytes, file: Path, what: str) -> dict[str, Any]:
     """Parse the JSON object that a file holds; see `read_json`."""
     try:

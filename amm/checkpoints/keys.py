@@ -1,19 +1,27 @@
-"""Which tensor of an expert belongs to which of the base: names, shapes, tied heads.
+"""Which tensor of an expert belongs to which of the base: names, shapes, copies of one matrix.
 
 The base's keys are the output's keys. Everything that doesn't fit is reported at once, before any
 work.
+
+A matrix of the vocabulary that is stored under several names, as a tied head is, is one tensor: it
+must be one in every expert, and is merged as one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from amm.checkpoints.base import Checkpoint
+from amm.checkpoints.files import read_config
 from amm.errors import InputError
+from amm.layers import Layout, layout, settings_in
 
 RENAMED_PREFIXES = {
     # The language model inside a vision-language model. Qwen2-VL, Qwen2.5-VL: `model.` on disk and
@@ -45,8 +53,23 @@ EMBEDDING = "model.embed_tokens.weight"
 MERGEABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 BLOCK_ENTRIES = 2**24
 
+_WRAPPER = re.compile(
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
+)
+"""Of torch.compile, FSDP, activation checkpointing and DeepSpeed, anywhere in a name."""
+
+_RECOMPUTED = re.compile(
+    r"(^|\.)(rotary_\w*emb\w*\.(.*\.)?\w+|(original_)?inv_freq|(cos|sin)_cached|freqs_cis|position_ids"
+    r"|masked_bias|relative_position_index|relative_coords_table)$"
+)
+"""Buffers that a model computes from its configuration: loaders pass them over."""
+
+_FACTOR = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.|$)")
+_NOT_TEXT = re.compile(r"visi|visual|image|video|audio|speech|wav|quant")
+
 _TIED = "the embedding's"
 _OWN = "differs from the embedding"
+_PART = "a part of an adapter"
 
 
 @dataclass(frozen=True)
@@ -56,7 +79,7 @@ class Difference:
     Attributes:
         expert: its folder.
         key: the tensor, by the base's name where the base has it.
-        in_base: its shape or dtype there, `missing`, or a word on a tied head.
+        in_base: its shape or dtype there, `missing`, or a word on a tied head or an adapter.
         in_expert: the same.
     """
 
@@ -66,8 +89,39 @@ class Difference:
     in_expert: str
 
 
+@dataclass(frozen=True)
+class Matching:
+    """Where each of the base's tensors is in the experts.
+
+    Attributes:
+        layout: what the base's tensors are.
+        copies: further name of a matrix that the base stores several times → its first name.
+        names: for each expert, the base's key → the expert's, where the two fit; None where the
+            base's own tensor stands for the expert's.
+        differences: all that doesn't fit.
+        notes: sentences on what was passed over, renamed, or taken from the base.
+    """
+
+    layout: Layout
+    copies: dict[str, str]
+    names: list[dict[str, str | None]]
+    differences: list[Difference]
+    notes: list[str]
+
+    def check(self) -> Matching:
+        """The same, if there are no differences.
+
+        Raises:
+            InputError: a table of them, and what to do.
+        """
+        if self.differences:
+            raise InputError(_table(self.differences))
+        return self
+
+
 def common_name(key: str) -> str:
     """The name under which all generations of transformers agree on a tensor."""
+    key = _WRAPPER.sub("", key)
     for prefix, common in RENAMED_PREFIXES.items():
         if key.startswith(prefix):
             return common + key.removeprefix(prefix)
@@ -108,79 +162,163 @@ def row_blocks(
 
 def same_tensor(checkpoint: Checkpoint, one: str, other: str) -> bool:
     """Whether two tensors of a checkpoint have the same shape and entries."""
-    return checkpoint.shape(one) == checkpoint.shape(other) and all(
-        torch.equal(checkpoint.read(one, rows), checkpoint.read(other, rows))
-        for rows in row_blocks(checkpoint.shape(one))
+    return _equal(checkpoint, one, checkpoint, other)
+
+
+def _equal(one: Checkpoint, key: str, other: Checkpoint, name: str) -> bool:
+    dtype = torch.promote_types(one.dtype(key), other.dtype(name))
+    return one.shape(key) == other.shape(name) and all(
+        torch.equal(one.read(key, rows).to(dtype), other.read(name, rows).to(dtype))
+        for rows in row_blocks(one.shape(key))
     )
 
 
-def align(base: Checkpoint, experts: Sequence[Checkpoint]) -> list[dict[str, str]]:
+def layout_of(checkpoint: Checkpoint) -> Layout:
+    """What a checkpoint's tensors are."""
+    shapes = {key: checkpoint.shape(key) for key in checkpoint.keys()}
+    return layout(shapes, read_config(checkpoint.files_folder))
+
+
+def match(base: Checkpoint, experts: Sequence[Checkpoint], *, partial: bool = False) -> Matching:
     """Match every expert's tensors with the base's.
 
-    An expert's head that equals its embedding is left out where the base has none; where the base
-    has a head that equals its embedding and the expert has none, the expert's is its embedding.
+    An expert may store a matrix of the vocabulary under other names than the base does, or more of
+    them, as long as they hold the same. Buffers that are computed anew, and counters, are the
+    base's.
 
     Args:
         base: names and shapes that the output will have.
         experts: what is to be merged into it.
-
-    Returns:
-        For each expert, the base's key → the expert's key, for all of the base's keys.
+        partial: an expert may lack tensors; the base's stand for them.
 
     Raises:
-        InputError: a table of all tensors that are missing, left over, or of another shape, and of
-            heads that are tied on one side only; or two keys are names of one tensor.
+        InputError: two names of one checkpoint are names of one tensor, or the base's config.json
+            ties two matrices that differ.
     """
-    matches = [_match(base, expert) for expert in experts]
-    found = [difference for _, differences in matches for difference in differences]
-    if found:
-        raise InputError(_table(found))
-    return [names for names, _ in matches]
+    known = _Base(base)
+    matches = [_Match(known, expert, partial) for expert in experts]
+    notes: dict[str, list[str]] = defaultdict(list)
+    for found in matches:
+        for note in found.notes:
+            notes[note].append(str(found.expert.path))
+    return Matching(
+        layout=known.layout,
+        copies=known.copies,
+        names=[found.names for found in matches],
+        differences=[difference for found in matches for difference in found.differences],
+        notes=[f"{', '.join(paths)}: {note}" for note, paths in notes.items()],
+    )
+
+
+def align(base: Checkpoint, experts: Sequence[Checkpoint]) -> list[dict[str, str | None]]:
+    """The names of a complete `match`.
+
+    Raises:
+        InputError: see `Matching.check` and `match`.
+    """
+    return match(base, experts).check().names
 
 
 def differences(base: Checkpoint, experts: Sequence[Checkpoint]) -> list[Difference]:
-    """All that `align` would put into its table, without raising.
-
-    Raises:
-        InputError: two keys of one checkpoint are names of one tensor.
-    """
-    return [found for expert in experts for found in _match(base, expert)[1]]
+    """All that `align` would put into its table, without raising."""
+    return match(base, experts).differences
 
 
-def _match(base: Checkpoint, expert: Checkpoint) -> tuple[dict[str, str], list[Difference]]:
-    ours, theirs = by_common_name(base), by_common_name(expert)
-    embedding = theirs.get(EMBEDDING)
-    names: dict[str, str] = {}
-    found: list[Difference] = []
+class _Base:
+    """A base, and what is known of its tensors."""
 
-    def differs(key: str, in_base: str, in_expert: str) -> None:
-        found.append(Difference(str(expert.path), key, in_base, in_expert))
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.names = by_common_name(checkpoint)
+        self.layout = layout_of(checkpoint)
+        tied = is_tied(read_config(checkpoint.files_folder))
+        self.copies = self._copies(heads=tied is not False)
+        head, embedding = self.names.get(HEAD), self.names.get(EMBEDDING)
+        if tied and head and embedding and not same_tensor(checkpoint, head, embedding):
+            raise InputError(
+                f"{checkpoint.path}: its config.json ties {head} to {embedding}, and they differ:"
+                " libraries load one or the other. Set tie_word_embeddings there to false, or"
+                " remove the head from the weights."
+            )
 
-    for name, key in ours.items():
-        match = theirs.pop(name, None)
-        if match is None and name == HEAD and embedding is not None and EMBEDDING in ours:
-            if same_tensor(base, key, ours[EMBEDDING]):
-                match = embedding
+    def _copies(self, *, heads: bool) -> dict[str, str]:
+        """Further name → first name, the shortest of an embedding if there is one."""
+        embeddings = self.layout.embeddings
+        several = self.layout.vocabulary if heads else embeddings
+        firsts: list[str] = []
+        copies: dict[str, str] = {}
+        for key in sorted(several, key=lambda key: (key not in embeddings, len(key), key)):
+            twins = (first for first in firsts if same_tensor(self.checkpoint, key, first))
+            first = next(twins, None)
+            if first is None:
+                firsts.append(key)
             else:
-                differs(key, _OWN, _TIED)
-                continue
-        if match is None:
-            differs(key, _shape(base, key), "missing")
-            continue
-        names[key] = match
-        if base.shape(key) != expert.shape(match):
-            differs(key, _shape(base, key), _shape(expert, match))
-        elif base.dtype(key) != expert.dtype(match) and not (
-            base.dtype(key) in MERGEABLE and expert.dtype(match) in MERGEABLE
+                copies[key] = first
+        return copies
+
+
+class _Match:
+    """One expert's tensors beside the base's; see `Matching`."""
+
+    def __init__(self, base: _Base, expert: Checkpoint, partial: bool) -> None:
+        self.base, self.expert = base, expert
+        self.names: dict[str, str | None] = {}
+        self.differences: list[Difference] = []
+        self.notes: list[str] = []
+        theirs = by_common_name(expert)
+        own = {key: theirs.pop(name) for name, key in base.names.items() if name in theirs}
+        for key in base.names.values():
+            self._match(key, own)
+        for key in theirs.values():
+            self._leave_out(key, own)
+
+    def _match(self, key: str, own: Mapping[str, str]) -> None:
+        base, expert = self.base.checkpoint, self.expert
+        first = self.base.copies.get(key, key)
+        group = [first, *(k for k, other in self.base.copies.items() if other == first)]
+        stored = [own[twin] for twin in group if twin in own]
+        if not stored:
+            tied = key in self.base.layout.vocabulary and any(
+                base.shape(other) == base.shape(key)
+                for other in own.keys() & self.base.layout.vocabulary
+            )
+            self._differs(key, *((_OWN, _TIED) if tied else (_shape(base, key), "missing")))
+            return
+        name = own.get(key, stored[0])
+        if base.shape(key) != expert.shape(name):
+            self._differs(key, _shape(base, key), _shape(expert, name))
+        elif base.dtype(key) != expert.dtype(name) and not (
+            base.dtype(key) in MERGEABLE and expert.dtype(name) in MERGEABLE
         ):
-            differs(key, f"{base.dtype(key)}", f"{expert.dtype(match)}")
-    if HEAD in theirs and embedding is not None and EMBEDDING in ours:
-        head = theirs.pop(HEAD)
-        if not same_tensor(expert, head, embedding):
-            differs(head, _TIED, _OWN)
-    for key in theirs.values():
-        differs(key, "missing", _shape(expert, key))
-    return names, found
+            self._differs(key, f"{base.dtype(key)}", f"{expert.dtype(name)}")
+        elif name != stored[0] and not same_tensor(expert, name, stored[0]):
+            self._differs(key, _TIED, _OWN)
+        else:
+            self.names[key] = name
+
+    def _leave_out(self, key: str, own: Mapping[str, str]) -> None:
+        """What only the expert has."""
+        shape = self.expert.shape(key)
+        words = (own[k] for k in self.base.layout.vocabulary if k in own)
+        twins = [other for other in words if self.expert.shape(other) == shape]
+        if not twins:
+            self._differs(key, "missing", _shape(self.expert, key))
+        elif not any(same_tensor(self.expert, key, twin) for twin in twins):
+            self._differs(key, _TIED, _OWN)
+
+    def _differs(self, key: str, in_base: str, in_expert: str) -> None:
+        self.differences.append(Difference(str(self.expert.path), key, in_base, in_expert))
+
+
+def is_tied(config: Mapping[str, Any]) -> bool | None:
+    """Whether a configuration ties the head to the embedding; None where it doesn't say, or says
+    both, as those of some vision-language models do."""
+    said = {
+        value
+        for key, value in settings_in(config, leave_out=_NOT_TEXT)
+        if key == "tie_word_embeddings" and isinstance(value, bool)
+    }
+    return said.pop() if len(said) == 1 else None
 
 
 def _shape(checkpoint: Checkpoint, key: str) -> str:

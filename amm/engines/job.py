@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from amm.checkpoints import Checkpoint, open_checkpoint
-from amm.checkpoints.keys import MERGEABLE, align, row_blocks
+from amm.checkpoints.keys import MERGEABLE, match, row_blocks
 from amm.checkpoints.writer import Entry
 from amm.config import MergeConfig, size_text
 from amm.diagnostics import LayerFigures, layer_figures
 from amm.engines.pages import MappedPages
 from amm.errors import InputError
-from amm.layers import is_linear
 from amm.loops import Loop, Numbers, count_changes, merge_entries, task_vectors, visit
 from amm.methods import Method, get_method
 from amm.methods.registry import Place, SideFile
@@ -76,9 +75,9 @@ class Inputs:
 
     Attributes:
         base: W_0, the block's shape, in its stored dtype.
-        start: the same in the merging dtype.
-        task_vectors: τ_i = W_i − W_0, K × the block's shape, in the merging dtype; None where they
-            aren't needed.
+        start: the same in the merging dtype; out × in where a linear layer is merged as a whole.
+        task_vectors: τ_i = W_i − W_0, K × the shape of `start`, in the merging dtype; None where
+            they aren't needed.
         moved: some task vector isn't zero.
     """
 
@@ -118,6 +117,7 @@ class Job:
     Attributes:
         base: the base's checkpoint.
         experts: the experts'.
+        matching: where the base's tensors are in the experts.
         settings: the method's settings.
         entries: the tensors of the output.
         sides: tensor of the output → its tensors in the side file.
@@ -133,12 +133,13 @@ class Job:
         self.settings = config.method_settings()
         self.base = open_checkpoint(config.base)
         self.experts = [open_checkpoint(path, self.base) for path in config.experts]
-        self.names = align(self.base, self.experts)
+        self.matching = match(self.base, self.experts).check()
         self.dtype: torch.dtype = getattr(torch, config.compute_dtype)
         self.entries = [
             Entry(key, self.base.shape(key), self._saved_dtype(key)) for key in self.base.keys()
         ]
         self._by_name = {entry.name: entry for entry in self.entries}
+        self._rules = {key: self._rule(key) for key in self.base.keys()}
         mapped = config.max_memory // _MAPPED_SHARE
         self.working_memory = config.max_memory - mapped
         files = [file for checkpoint in (self.base, *self.experts) for file in checkpoint.files()]
@@ -153,9 +154,16 @@ class Job:
 
     def rule(self, name: str) -> Rule:
         """What is done with a tensor."""
+        return self._rules[name]
+
+    def matrix(self, name: str) -> tuple[int, int] | None:
+        """out × in of a linear layer's weight; None of other tensors."""
+        return self.matching.layout.matrices.get(name)
+
+    def _rule(self, name: str) -> Rule:
         if self.base.dtype(name) not in MERGEABLE:
             return Rule("unchanged")
-        if self.method.tensors == "all" or is_linear(name, self.base.shape(name)):
+        if self.method.tensors == "all" or self.matrix(name):
             return Rule(self.method.name, self.method, self.settings)
         if self.settings.other_tensors == "base":
             return Rule("base")
@@ -168,7 +176,7 @@ class Job:
         entries = math.prod(shape)
         if not self.rule(name).whole:
             return 1e2 * entries
-        rows, columns = shape
+        rows, columns = self.matrix(name) or shape
         return 1e3 * entries * min(columns, 2 * len(self.experts) * rows)
 
     def blocks(self, name: str) -> list[Block]:
@@ -191,7 +199,7 @@ class Job:
         if self.config.device != "cpu":
             return stack
         estimate = getattr(self.method, "memory", None) or self._usual_memory
-        return stack + estimate(entry.shape, len(self.experts))
+        return stack + estimate(self.matrix(block.name) or entry.shape, len(self.experts))
 
     def statistics(self, name: str) -> object:
         """What the tensor's method needs to know of the whole tensor; None for most methods."""
@@ -221,10 +229,10 @@ class Job:
                 self.blame(block)
             shaped = torch.from_numpy(vectors).view(-1, *base.shape)
             return Inputs(base, torch.from_numpy(start).view(base.shape), shaped, moved)
-        start = base.to(self.dtype)
-        vectors = torch.empty(len(self.experts), *base.shape, dtype=self.dtype)
+        start = self._oriented(block, base).to(self.dtype)
+        vectors = torch.empty(len(self.experts), *start.shape, dtype=self.dtype)
         for vector, weights in zip(vectors, self._expert_weights(block), strict=True):
-            vector.copy_(weights).sub_(start)
+            vector.copy_(self._oriented(block, weights)).sub_(start)
         if not _is_finite(vectors):
             self.blame(block)
         return Inputs(base, start, vectors, bool(vectors.any()))
@@ -244,12 +252,13 @@ class Job:
             return Merged(_bytes(unmerged), self._side_bytes(entry, side, *still))
         if rule.whole:  # elsewhere copying to a GPU and back would take longer than the work
             vectors = vectors.to(self.config.device)
-        place = (Place(block.name, block.start, statistics),) if rule.method.place else ()
+        name = self.matching.copies.get(block.name, block.name)
+        place = (Place(name, block.start, statistics),) if rule.method.place else ()
         tau = rule.method.function(vectors, rule.settings, *place)
         added = tau.cpu()
-        merged = self._rounded(entry, inputs.start + added)
+        merged = self._rounded(entry, self._oriented(block, inputs.start + added))
         count = count_changes.compiled(self.real, _bits(merged).dtype)
-        changed, kept = count(_flat(added), _bits(merged), _bits(unmerged))
+        changed, kept = count(_flat(self._oriented(block, added)), _bits(merged), _bits(unmerged))
         return Merged(
             _bytes(merged),
             self._side_bytes(entry, side, vectors, tau),
@@ -364,16 +373,22 @@ class Job:
         return vectors
 
     def _expert_weights(self, block: Block) -> Iterator[Tensor]:
-        for expert, names in zip(self.experts, self.names, strict=True):
-            yield self._read(expert, names[block.name], block.rows)
+        for expert, key in self._sources(block.name):
+            yield self._read(expert, key, block.rows)
+
+    def _sources(self, name: str) -> Iterator[tuple[Checkpoint, str]]:
+        """For each expert, what is read as its tensor: its own, or the base's."""
+        for expert, names in zip(self.experts, self.matching.names, strict=True):
+            own = names[name]
+            yield (self.base, name) if own is None else (expert, own)
+
+    def _oriented(self, block: Block, weights: Tensor) -> Tensor:
+        """out × in where in × out is stored, and the other way round."""
+        return weights.T if block.name in self.matching.layout.transposed else weights
 
     def blame(self, block: Block) -> None:
         """Say which input has entries that aren't finite."""
-        named = zip(self.experts, self.names, strict=True)
-        for checkpoint, key in [
-            (self.base, block.name),
-            *((expert, names[block.name]) for expert, names in named),
-        ]:
+        for checkpoint, key in [(self.base, block.name), *self._sources(block.name)]:
             if not _is_finite(checkpoint.read(key, block.rows)):
                 raise InputError(_not_finite(checkpoint, key))
         raise InputError(
@@ -382,8 +397,7 @@ class Job:
         )
 
     def _check_same(self, block: Block, base: Tensor) -> None:
-        for expert, names in zip(self.experts, self.names, strict=True):
-            key = names[block.name]
+        for expert, key in self._sources(block.name):
             if not torch.equal(self._read(expert, key, block.rows), base):
                 raise InputError(
                     f"{expert.path}: {key} differs from the base's and has dtype {base.dtype},"

@@ -6,7 +6,15 @@ import pytest
 import torch
 from pico_models import run_python
 
-from amm.checkpoints.keys import Difference, align, common_name, differences, row_blocks
+from amm.checkpoints.keys import (
+    Difference,
+    align,
+    common_name,
+    differences,
+    is_tied,
+    match,
+    row_blocks,
+)
 from amm.errors import InputError
 
 
@@ -14,7 +22,7 @@ class Memory:
     """A checkpoint in memory."""
 
     def __init__(self, path, weights):
-        self.path, self.weights = path, weights
+        self.path, self.files_folder, self.weights = path, None, weights
 
     def keys(self):
         return sorted(self.weights)
@@ -101,6 +109,70 @@ def test_head_of_its_own_that_the_expert_lacks_is_refused():
     untied = {**BASE, "lm_head.weight": EMBEDDING + 1}
     with pytest.raises(InputError, match="differs from the embedding  the embedding's"):
         align(Memory("base", untied), [Memory("e", BASE)])
+
+
+SHARED = ("model.shared.weight", "model.encoder.embed_tokens.weight", "lm_head.weight")
+OTHERS = {"model.layers.0.fc1.weight": torch.ones(3, 2)}
+
+
+def stored(*names, matrix=EMBEDDING):
+    return dict.fromkeys(names, matrix) | OTHERS
+
+
+@pytest.mark.parametrize("names", [SHARED[:1], SHARED[1:2], SHARED[:2], SHARED])
+def test_a_matrix_under_several_names_is_one_under_whatever_names_an_expert_has_it(names):
+    base, moved = Memory("base", stored(*SHARED)), EMBEDDING + 1
+    found = match(base, [Memory("e", stored(*names, matrix=moved))]).check()
+    assert found.copies == dict.fromkeys(SHARED[1:], SHARED[0])
+    assert {found.names[0][key] for key in SHARED} == set(names)
+    (own,) = align(Memory("base", stored(*names)), [Memory("e", stored(*SHARED, matrix=moved))])
+    assert set(own) == {*names, *OTHERS}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_an_expert_that_unties_a_matrix_is_refused(name):
+    expert = stored(*SHARED) | {name: EMBEDDING + 1}
+    (one,) = {d.in_expert for d in differences(Memory("b", stored(*SHARED)), [Memory("e", expert)])}
+    (two,) = {
+        d.in_expert for d in differences(Memory("b", stored(SHARED[0])), [Memory("e", expert)])
+    }
+    assert one == two == "differs from the embedding"
+
+
+def configured(folder, weights, **config):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    checkpoint = Memory("base", weights)
+    checkpoint.files_folder = folder
+    return checkpoint
+
+
+def test_heads_that_the_config_does_not_tie_are_their_own_though_equal(tmp_path):
+    base = configured(tmp_path, stored(*SHARED), tie_word_embeddings=False)
+    expert = Memory("e", stored(*SHARED) | {"lm_head.weight": EMBEDDING + 1})
+    found = match(base, [expert]).check()
+    assert found.copies == {SHARED[1]: SHARED[0]}
+
+
+def test_a_base_whose_config_ties_what_differs_is_refused(tmp_path):
+    weights = {**BASE, "lm_head.weight": EMBEDDING + 1}
+    base = configured(tmp_path, weights, text_config={"tie_word_embeddings": True})
+    with pytest.raises(InputError, match="ties lm_head.weight to model.embed_tokens.weight, and"):
+        match(base, [Memory("e", weights)])
+
+
+@pytest.mark.parametrize(
+    ("config", "tied"),
+    [
+        ({}, None),
+        ({"tie_word_embeddings": True}, True),
+        ({"thinker_config": {"text_config": {"tie_word_embeddings": False}}}, False),
+        ({"tie_word_embeddings": False, "text_config": {"tie_word_embeddings": True}}, None),
+        ({"tie_word_embeddings": False, "vision_config": {"tie_word_embeddings": True}}, False),
+    ],
+)
+def test_a_config_says_whether_the_head_is_tied(config, tied):
+    assert is_tied(config) is tied
 
 
 def test_differences_are_what_the_table_has():

@@ -205,6 +205,44 @@ def test_far_going_layers_are_warned_of(pico, tmp_path):
     assert "times ‖Σ τ_i‖" in result.warnings[0]
 
 
+@pytest.mark.parametrize("method", ["amm", "mean", "tsv"])
+def test_in_by_out_weights_are_merged_as_the_transposes_of_out_by_in_ones(tmp_path, method):
+    key, bias = "h.0.mlp.c_fc.weight", "h.0.mlp.c_fc.bias"
+    models = [{key: torch.randn(6, 20), bias: torch.zeros(20)}]
+    models += [models[0] | {key: models[0][key] + 1e-2 * torch.randn(6, 20)} for _ in range(2)]
+    merged = {}
+    for name in ("conv1d", "linear"):
+        folders = []
+        for i, weights in enumerate(models):
+            turned = weights | ({key: weights[key].T.contiguous()} if name == "linear" else {})
+            folders.append(save_folder(tmp_path / f"{name}{i}", turned))
+        out = tmp_path / name
+        result = amm.merge(folders[0], folders[1:], output=out, method=method)
+        merged[name] = load_folder(out)[key], next(t for t in result.tensors if t.name == key)
+    (one, of_one), (other, of_other) = merged["conv1d"], merged["linear"]
+    assert one.shape == (6, 20) and torch.equal(one, other.T)
+    assert of_one == of_other and (method == "mean" or of_one.layer.rho == 2 * 20 / 6)
+
+
+@pytest.mark.parametrize("method", ["amm", "dare", "emr", "ties"])
+def test_a_matrix_under_several_names_is_merged_as_one(pico, tmp_path, method):
+    base, experts = pico
+    names = ("lm_head.weight", "model.embed_tokens.weight", "model.shared.weight")
+    folders = []
+    for i, folder in enumerate((base, *experts)):
+        weights = load_folder(folder)
+        again = dict.fromkeys(names, weights["model.embed_tokens.weight"])
+        again = {name: weight.clone() for name, weight in again.items()}
+        folders.append(save_folder(tmp_path / f"again{i}", weights | again))
+    once = {k: v for k, v in load_folder(folders[0]).items() if k not in names[:2]}
+    folders.append(save_folder(tmp_path / "once", once))
+    for output, start in (("several", folders[0]), ("one", folders[3])):
+        amm.merge(start, folders[1:3], output=tmp_path / output, method=method)
+    several, one = load_folder(tmp_path / "several"), load_folder(tmp_path / "one")
+    assert all(torch.equal(several[name], one["model.shared.weight"]) for name in names)
+    assert not torch.equal(one["model.shared.weight"], once["model.shared.weight"])
+
+
 def test_report_is_the_same_for_the_same_inputs_and_has_the_figures(pico, tmp_path):
     base, experts = pico
     for name in ("a", "b"):
