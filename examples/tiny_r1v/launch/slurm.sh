@@ -2,9 +2,10 @@
 # One training run as a Slurm job; to be submitted from the repository's root:
 #   sbatch --nodes 2 examples/tiny_r1v/launch/slurm.sh --algorithm lipo --expert math [...]
 # takes the options of train.sh but --nodes and --gpus. With several nodes it starts a Ray cluster of
-# them. Submitted again, or requeued, it goes on from the last checkpoint. Repository, data, output
-# and Python environment must be seen by every node. Your cluster's partition, account and modules:
-# options of sbatch, and the environment that you submit from.
+# them. Submitted again, or requeued, it goes on from the last checkpoint. A run trains in one job at
+# a time: with --job-name lipo-math --dependency=singleton its jobs wait for each other. Repository,
+# data, output and Python environment must be seen by every node. Your cluster's partition, account
+# and modules: options of sbatch, and the environment that you submit from.
 #SBATCH --job-name=tiny-r1v
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

@@ -27,6 +27,7 @@ Trains one expert or baseline, or goes on from its last checkpoint.
   -- key=value ...               settings for the framework, in its own syntax; they win
 
 Ctrl-C ends everything that the run started; the same command goes on from its last checkpoint.
+A folder holds one set of settings: other ones need another --output, so does each run of a sweep.
 PYTHON names another interpreter than python.
 END
 }

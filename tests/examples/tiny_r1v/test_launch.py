@@ -262,7 +262,8 @@ def test_a_failed_run_says_where_its_output_is_and_is_not_finished(environment, 
 
 def test_a_machine_that_lacks_something_stops_the_run_before_it_starts(environment, tmp_path):
     arguments = [word for word in QUICK if word != "--no-check"]
-    done = launch("train.sh", *arguments, "--data", tmp_path, env=environment)
+    arguments += ["--data", tmp_path, "--output", tmp_path / "run"]
+    done = launch("train.sh", *arguments, env=environment)
     assert done.returncode == 1
     assert f"no {tmp_path}/math/train.parquet" in done.stdout
     assert calls(tmp_path) == []

@@ -3,9 +3,11 @@
 import logging
 import math
 import os
+import runpy
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,6 +204,45 @@ def test_a_run_with_another_estimator_hears_nothing_of_lipo(trainer, capsys, cap
     assert adapter._process.settings is None
     assert "LIPO" not in capsys.readouterr().out
     assert caplog.text == ""
+
+
+# EasyR1's own rewards, as docs/easyr1.md has them
+
+THINK = "<think>why</think>"
+DAPO = {"max_response_length": 2048, "overlong_buffer_length": 410, "overlong_penalty_factor": 1.0}
+
+
+@pytest.mark.parametrize(
+    "file, correct_score, rights, wrongs, settings",
+    [
+        (
+            *("math", 0.5, {THINK + r"\boxed{1}": 1, r"\boxed{1}": 0.9}),
+            *({THINK + r"\boxed{2}": 0.1, "2": 0}, {}),
+        ),
+        (
+            *("r1v", 0.75, {THINK + "<answer>1</answer>": 1}),
+            *({THINK + "<answer>2</answer>": 0.5, "2": 0}, {}),
+        ),
+        ("dapo", -0.5, {"Answer: 1": 0}, {"Answer: 2": -2}, DAPO),
+        ("android_gui", 0.5, {"1": 1}, {"2": 0}, {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_scores_and_accuracy_of_easyr1s_rewards_lie_on_their_side_of_correct_score(
+    file, correct_score, rights, wrongs, settings
+):
+    if file in ("math", "r1v"):
+        pytest.importorskip("mathruler")
+    path = Path(EASYR1_HOME, "examples", "reward_function", f"{file}.py")
+    if not path.exists():
+        pytest.skip(f"this EasyR1 has no {path.name}")
+    compute_score = runpy.run_path(str(path))["compute_score"]
+    for response, overall in (rights | wrongs).items():
+        row = {"response": response, "response_length": 2048, "ground_truth": "1"}
+        score = compute_score(row) if file == "r1v" else compute_score([row], **settings)[0]
+        assert score["overall"] == pytest.approx(overall)
+        for part in "overall", "accuracy":
+            assert (score[part] >= correct_score) == (response in rights)
 
 
 # The configuration
