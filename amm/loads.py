@@ -1,7 +1,9 @@
 """Whether transformers and vLLM take a folder, tried in a process of its own.
 
-`python -m amm.loads transformers FOLDER` prints one JSON object: `ok` (true, false, or null where
-it couldn't be tried) and `detail`. No weights are read into memory and no code of the folder runs.
+`python amm/loads.py transformers FOLDER` prints one JSON object: `ok` (true, false, or null where
+it couldn't be tried) and `detail`. No weights are read into memory and no code of the folder runs:
+the process works in an empty folder, from which alone Python would import what lies around, has
+nobody to ask, and lets the libraries use nothing but their own model classes.
 """
 
 from __future__ import annotations
@@ -11,9 +13,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 SECONDS = 300
+LEFT_OUT = ("peft", "kernels")
+"""Libraries that transformers would use where files of the folder name adapters or kernels."""
 
 
 def try_loading(library: str, folder: Path) -> tuple[bool | None, str]:
@@ -28,12 +34,27 @@ def try_loading(library: str, folder: Path) -> tuple[bool | None, str]:
     """
     if importlib.util.find_spec(library) is None:
         return None, f"{library} isn't installed here"
-    command = [sys.executable, "-m", "amm.loads", library, str(folder.absolute())]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    command = [sys.executable, __file__, library, str(folder.absolute())]
+    paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SECONDS, env=environment
-        )
+        with tempfile.TemporaryDirectory() as empty:
+            environment = os.environ | {
+                "HF_HUB_OFFLINE": "1",
+                "HF_MODULES_CACHE": empty,
+                "PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths)),
+                "PYTHONSAFEPATH": "1",
+                "VLLM_LOGGING_LEVEL": "ERROR",
+            }
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=SECONDS,
+                env=environment,
+                cwd=empty,
+            )
     except subprocess.TimeoutExpired:
         return None, f"{library} didn't answer within {SECONDS} s"
     try:
@@ -53,10 +74,18 @@ def in_transformers(folder: str) -> tuple[bool | None, str]:
     version = f"transformers {transformers.__version__}"
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     name = (config.architectures or ["none"])[0]
-    if not hasattr(transformers, name):
-        return None, f"{version} has no class {name}, which config.json names"
-    model, loading = getattr(transformers, name).from_pretrained(
-        folder, device_map="meta", dtype="auto", output_loading_info=True
+    model_class = _model_class(transformers, name)
+    if model_class is None:
+        return None, f"{version} has no model class {name}, which config.json names"
+    if not any(Path(folder).glob("*.safetensors")):
+        return None, f"{version} is tried with safetensors alone"
+    model, loading = model_class.from_pretrained(
+        folder,
+        device_map="meta",
+        dtype="auto",
+        output_loading_info=True,
+        trust_remote_code=False,
+        use_safetensors=True,
     )
     wrong = {
         kind: sorted(str(key) for key in loading[f"{kind}_keys"])
@@ -72,6 +101,16 @@ def in_transformers(folder: str) -> tuple[bool | None, str]:
     return True, f"{version}: {name}, {sum(p.numel() for p in model.parameters()):,} parameters"
 
 
+def _model_class(transformers: Any, name: object) -> type | None:
+    """The model class of that name; the classes that choose one, or code, by a folder are none."""
+    try:
+        found = getattr(transformers, str(name), None)
+    except Exception as error:  # of one of the libraries that it imports
+        raise ImportError(f"{name}: {type(error).__name__}: {error}") from error
+    own = isinstance(found, type) and found.__module__.startswith("transformers.models.")
+    return found if own and issubclass(found, transformers.PreTrainedModel) else None
+
+
 def in_vllm(folder: str) -> tuple[bool | None, str]:
     """Let vLLM's registry resolve the model class and validate its configuration."""
     import vllm
@@ -81,12 +120,18 @@ def in_vllm(folder: str) -> tuple[bool | None, str]:
     return True, f"vllm {vllm.__version__}: {config.architecture}"
 
 
+TRIED = {"transformers": ("transformers", in_transformers), "vllm": ("vllm.config", in_vllm)}
+"""For each library, the module that trying it needs, and how it is tried."""
+
+
 def main() -> None:
     """Answer for one library and one folder."""
     library, folder = sys.argv[1:]
-    importlib.import_module(library)
+    sys.modules.update(dict.fromkeys(LEFT_OUT))
+    module, tried = TRIED[library]
+    importlib.import_module(module)  # what fails here is wrong with the library, not the folder
     try:
-        ok, detail = {"transformers": in_transformers, "vllm": in_vllm}[library](folder)
+        ok, detail = tried(folder)
     except ImportError:
         raise
     except Exception as error:

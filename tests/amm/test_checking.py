@@ -1,7 +1,9 @@
 """Whether `check` finds what is wrong with a merged model."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,7 +121,30 @@ def test_a_library_that_is_not_installed_or_broken_is_not_tried(tmp_path, monkey
     assert ok is None and "can't be used here" in said
 
 
+LIBRARY = """
+import os, sys
+class ModelConfig:
+    def __init__(self, trust_remote_code, **_):
+        self.architecture = os.listdir(), sys.stdin.read(), trust_remote_code
+"""
+
+
+def test_a_library_is_tried_where_nothing_lies_around_and_nobody_is_asked(tmp_path, monkeypatch):
+    library, stranger = tmp_path / "lib" / "vllm", tmp_path / "stranger"
+    library.mkdir(parents=True)
+    (library / "__init__.py").write_text("__version__ = '1'")
+    (library / "config.py").write_text(LIBRARY)
+    stranger.mkdir()
+    for name in ("vllm", "json", "typing"):
+        (stranger / f"{name}.py").write_text("raise SystemExit('code of the folder ran')")
+    monkeypatch.syspath_prepend(library.parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", str(library.parent)]))
+    monkeypatch.chdir(stranger)
+    assert loads.try_loading("vllm", Path()) == (True, "vllm 1: ([], '', False)")
+
+
 TRANSFORMERS = """
+import json
 from pathlib import Path
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -135,12 +160,19 @@ weights = load_file(file)
 weights["model.layers.0.mlp.other.weight"] = weights.pop("model.layers.0.mlp.up_proj.weight")
 save_file(weights, file, metadata={"format": "pt"})
 print(in_transformers(sys.argv[1]))
+Path(sys.argv[1], "evil.py").write_text("raise SystemExit('code of the folder ran')")
+file = Path(sys.argv[1], "config.json")
+for name in ("AutoProcessor", "AutoModelForCausalLM", "pipeline"):
+    code = {"architectures": [name], "auto_map": {name: "evil.Evil"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | code))
+    print(in_transformers(sys.argv[1]))
 """
 
 
 def test_transformers_takes_its_own_model_and_not_one_with_a_renamed_tensor(tmp_path):
     pytest.importorskip("transformers")
-    whole, renamed = run_python(TRANSFORMERS, tmp_path / "model").splitlines()[-2:]
+    whole, renamed, *choosers = run_python(TRANSFORMERS, tmp_path / "model").splitlines()[-5:]
     assert whole.startswith("(True") and "Qwen2ForCausalLM" in whole
     assert renamed.startswith("(False") and "1 missing (model.layers.0.mlp.up_proj" in renamed
     assert "1 unexpected (model.layers.0.mlp.other" in renamed
+    assert all(said.startswith("(None") and "has no model class" in said for said in choosers)
