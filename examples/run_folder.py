@@ -88,8 +88,8 @@ def claim(folder: Path, descriptor: int, process: int) -> None:
     except BlockingIOError:
         holder = os.pread(descriptor, 1000, 0).decode().strip() or "another launch"
         raise FolderInUse(
-            f"{folder} is in use: {holder}. Wait until that has ended, end it, or choose another "
-            "folder with --output."
+            f"{folder} is in use: {holder}, or what it started. Wait until that has ended, end it, "
+            "or choose another folder with --output."
         ) from None
     except OSError as error:
         print(

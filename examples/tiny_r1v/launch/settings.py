@@ -41,22 +41,30 @@ MAY_DIFFER = (
     *("recipe.output", "trainer.save_checkpoint_path", "trainer.*_name", "trainer.logger"),
     *("trainer.*_freq", "trainer.save_limit", "trainer.max_*_ckpt_to_keep", "recipe.*_every"),
     *("trainer.val_before_train", "trainer.val_generations_to_log", "*profiler.*", "*.trace.*"),
-    # what STEPS come from
-    "recipe.*_steps",
+    # what STEPS come from, and GOES_ON
+    *("recipe.*_steps", "trainer.resume_*", "trainer.find_last_*", "trainer.load_checkpoint_path"),
 )
+
+GOES_ON = {
+    "trainer.resume_mode": "auto",
+    "trainer.find_last_checkpoint": True,
+    "trainer.load_checkpoint_path": None,
+}
+"""Under other values the framework passes the run's own checkpoints by."""
 
 
 class NotComposed(ValueError):
     """The framework cannot put the configuration together."""
 
 
-def settings(module: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """What the command would train with, by dotted names, without what MAY_DIFFER. Interpolations
-    stay, so that what follows from another setting is not named beside it.
+def composed(module: str, arguments: Sequence[str]) -> DictConfig:
+    """The command's configuration, as the framework reads it. Raises NotComposed."""
+    return _easyr1(arguments) if module in EASYR1 else _verl(module, arguments)
 
-    Raises NotComposed.
-    """
-    config = _easyr1(arguments) if module in EASYR1 else _verl(module, arguments)
+
+def settings(config: DictConfig) -> dict[str, Any]:
+    """What a run is held to, by dotted names: all but what MAY_DIFFER. Interpolations stay, so that
+    what follows from another setting is not named beside it."""
     flat = {
         name: value
         for name, value in _leaves(OmegaConf.to_container(config))
@@ -117,7 +125,7 @@ def keep(output: Path, module: str, arguments: Sequence[str]) -> None:
 
     Raises SettingsDiffer, NotComposed.
     """
-    now = settings(module, arguments)
+    config = composed(module, arguments)
     saved = any(output.glob("checkpoints/global_step_*"))
     logged = any(file.stat().st_size for file in output.glob("metrics-from-*.jsonl"))
     if not (saved or logged):
@@ -127,9 +135,16 @@ def keep(output: Path, module: str, arguments: Sequence[str]) -> None:
             f"{output} holds a run, and no {RECORD} that says under which settings it was "
             "trained. Remove that folder, or choose another one with --output."
         )
+    for name, value in GOES_ON.items():
+        if saved and (given := OmegaConf.select(config, name, default=value)) != value:
+            raise SettingsDiffer(
+                f"{output} holds checkpoints, and {name}={given} would train over them from "
+                "elsewhere. Leave it out to go on from them, or choose another folder with "
+                "--output."
+            )
     names = "|".join(map(re.escape, STEPS))
     longer = any(re.match(rf"\+*({names}|recipe\.\w+_steps)=", each) for each in arguments)
-    keep_settings(output, now, may_grow=STEPS if longer else ())
+    keep_settings(output, settings(config), may_grow=STEPS if longer else ())
 
 
 def main() -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-pytest.importorskip("verl")
+pytest.importorskip("hydra")  # comes with verl
 
 from examples.run_folder import SettingsDiffer
 from examples.tiny_r1v.config.easyr1.compose import compose
-from examples.tiny_r1v.launch.settings import NotComposed, keep, settings
+from examples.tiny_r1v.launch.settings import NotComposed, composed, keep, settings
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -29,8 +29,8 @@ def easyr1(tmp_path):
     def command(*overrides, gpus=8, output="/a run"):
         paths = {"data": Path("/some data"), "output": Path(output)}
         config = compose(algorithm="lipo", expert="ocr", gpus=gpus, **paths)
-        OmegaConf.save(config, tmp_path / "easyr1.yaml")
-        return "lipo_verl.easyr1", (f"config={tmp_path}/easyr1.yaml", *overrides)
+        OmegaConf.save(config, tmp_path / f"gpus_{gpus}.yaml")
+        return "lipo_verl.easyr1", (f"config={tmp_path}/gpus_{gpus}.yaml", *overrides)
 
     return command
 
@@ -41,26 +41,18 @@ def command(request):
 
 
 def test_machine_place_and_what_is_written_are_no_settings(command):
-    assert settings(*command()) == settings(
-        *command(
-            *("trainer.nnodes=2", "trainer.save_freq=7", "trainer.logger=[console]"),
-            gpus=1,
-            output="/elsewhere",
-        )
-    )
+    others = ("trainer.nnodes=2", "trainer.save_freq=7", "trainer.logger=[console]")
+    elsewhere = command(*others, gpus=1, output="/elsewhere")
+    assert settings(composed(*command())) == settings(composed(*elsewhere))
 
 
-@pytest.mark.parametrize(
-    "override, names",
-    [
-        ("algorithm.lipo.std_floor=0.3", {"algorithm.lipo.std_floor"}),
-        ("algorithm.lipo.std_floor=0.1", set()),
-        ("data.max_response_length=1024", {"data.max_response_length"}),
-    ],
-)
-def test_what_differs_is_what_was_set_otherwise(command, override, names):
-    one, other = settings(*command()), settings(*command(override))
-    assert {name for name in one if one[name] != other[name]} == names
+def test_what_differs_is_what_was_set_otherwise(command):
+    """Neither what has the same value nor what follows from another setting."""
+    others = {"algorithm.lipo.std_floor": 0.3, "data.max_response_length": 1024}
+    overrides = [f"{name}={value}" for name, value in others.items()]
+    one = settings(composed(*command()))
+    other = settings(composed(*command(*overrides, "algorithm.lipo.boost=0.1")))
+    assert {name: other[name] for name in other if one[name] != other[name]} == others
     assert one.keys() == other.keys()
 
 
@@ -98,4 +90,17 @@ def test_a_run_without_a_record_is_not_gone_on_with(easyr1, tmp_path):
 
 def test_what_the_framework_cannot_read_is_said(command):
     with pytest.raises(NotComposed, match="cannot read these settings"):
-        settings(*command("algorithm.lipo.boost=[1"))
+        composed(*command("algorithm.lipo.boost=[1"))
+
+
+@pytest.mark.parametrize(
+    "command, other",
+    [("verl", "trainer.resume_mode=disable"), ("easyr1", "trainer.load_checkpoint_path=/other")],
+    indirect=["command"],
+)
+def test_a_run_that_was_begun_elsewhere_goes_on_from_its_own_checkpoints(command, tmp_path, other):
+    keep(tmp_path, *command(other))
+    begun(tmp_path)
+    with pytest.raises(SettingsDiffer, match=f"{other} would train over them.* Leave it out"):
+        keep(tmp_path, *command(other))
+    keep(tmp_path, *command())
