@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from amm.checkpoints import Checkpoint, open_checkpoint
+from amm.checkpoints.donor import CONFIG_FILE, dtypes_of, holds, main_dtype, same_but_dtypes
 from amm.checkpoints.hf import INDEX_FILE
 from amm.checkpoints.keys import EMBEDDING, HEAD, by_common_name, row_blocks, same_tensor
 from amm.errors import InputError
@@ -84,7 +86,12 @@ def check(output: str | Path, base: str | Path | None = None) -> CheckResult:
         return CheckResult(folder, [Check("weights", False, str(error))])
     checks = [Check("weights", True, merged.describe()), _index(folder, merged)]
     checks += _against_base(merged, base, provenance)
-    checks += [_finite(merged), _tied(folder, merged), _copied(folder, provenance)]
+    checks += [
+        _dtype_said(folder, merged),
+        _finite(merged),
+        _tied(folder, merged),
+        _copied(folder, provenance),
+    ]
     for library in ("transformers", "vllm"):
         checks.append(Check(f"loads in {library}", *try_loading(library, folder)))
     return CheckResult(folder, checks)
@@ -162,6 +169,19 @@ def _against_base(
     yield _result("dtypes", wrong, f"save_dtype {saved}" if saved else "as in the base")
 
 
+def _dtype_said(folder: Path, merged: Checkpoint) -> Check:
+    """Whether loaders that go by config.json keep what is stored."""
+    said = dtypes_of(_json(folder / CONFIG_FILE))
+    stored = main_dtype((merged.dtype(k), math.prod(merged.shape(k))) for k in merged.keys())
+    wrong = [
+        f"{CONFIG_FILE} has {key} {dtype}, the weights are {_short(stored)}: loading rounds them"
+        for key, dtype in sorted(said.items())
+        if stored is not None and not holds(dtype, stored)
+    ]
+    words = " and ".join(sorted(set(said.values()))) or "no dtype"
+    return _result("dtype", wrong, f"{CONFIG_FILE} has {words}")
+
+
 def _wanted(stored: torch.dtype, saved: str | None) -> str:
     floating = stored.is_floating_point and stored.itemsize > 1
     return saved if saved and floating else _short(stored)
@@ -206,16 +226,23 @@ def _copied(folder: Path, provenance: dict[str, Any]) -> Check:
         return Check(name, None, f"{PROVENANCE_FILE} doesn't say where they are from")
     if not Path(donor).is_dir():
         return Check(name, None, f"the donor {donor} isn't there")
+    dtype = provenance.get("config_dtype")
+    changed = {CONFIG_FILE} if dtype else set()
     wrong = [
         f"{copy} isn't {original} of the donor"
         for original, copy in sorted(files.items())
-        if not _same(Path(donor, original), folder / copy)
+        if not _same(Path(donor, original), folder / copy, but_dtypes=original in changed)
     ]
-    return _result(name, wrong, f"{len(files)}, byte for byte those of {donor}")
+    but = f", but for {dtype} in {CONFIG_FILE}" if dtype else ""
+    return _result(name, wrong, f"{len(files)}, byte for byte those of {donor}{but}")
 
 
-def _same(one: Path, other: Path) -> bool:
-    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+def _same(one: Path, other: Path, *, but_dtypes: bool) -> bool:
+    if not one.is_file() or not other.is_file():
+        return False
+    if but_dtypes:
+        return same_but_dtypes(one.read_bytes(), other.read_bytes())
+    return filecmp.cmp(one, other, shallow=False)
 
 
 def _result(name: str, wrong: list[str], right: str) -> Check:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from amm.checkpoints import Checkpoint, open_checkpoint
+from amm.checkpoints.donor import donor_folder, other_files
 from amm.checkpoints.fsdp import FsdpCheckpoint
 from amm.checkpoints.keys import (
     EMBEDDING,
@@ -96,6 +97,9 @@ class Plan:
         inputs: for each model, the base first: path, what was found, head.
         differences: tensors whose names, shapes or dtypes don't fit.
         kinds: what is done with each kind of tensor.
+        donor: folder that the other files are copied from, or None.
+        copied_files: what is copied from it.
+        left_out: what isn't, the weights of the base apart.
         frozen: group → for each expert, (tensors that it left as they were, tensors).
         deep: whether all entries were read, or a sample of each tensor.
         memory: estimated bytes that the tensor with the largest need takes.
@@ -110,6 +114,9 @@ class Plan:
     inputs: list[dict[str, str]] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     kinds: list[KindPlan] = field(default_factory=list)
+    donor: str | None = None
+    copied_files: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     frozen: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     deep: bool = False
     memory: int = 0
@@ -176,13 +183,40 @@ def plan_config(config: MergeConfig, *, deep: bool = False) -> Plan:
     found.differences = matching.differences
     found.warnings += matching.notes
     _report_differences(found)
-    _compare_files(found, base, experts)
-
-    surveyed = list(survey(base, experts, matching.names, deep=deep))
-    _report_weights(found, surveyed, base, experts)
+    surveyed = _examine(found, config, base, experts, matching.names)
     if not found.differences:
         _plan_work(found, surveyed, config)
     return found
+
+
+def doubts(job: Job) -> list[str]:
+    """What a plan, by a sample of each tensor, would say against a merge or warn of; sentences."""
+    found = Plan()
+    _examine(found, job.config, job.base, job.experts, job.names)
+    return [*found.problems, *found.warnings]
+
+
+def _examine(
+    found: Plan,
+    config: MergeConfig,
+    base: Checkpoint,
+    experts: Sequence[Checkpoint],
+    names: Sequence[dict[str, str]],
+) -> list[Surveyed]:
+    """Report what the inputs' files and weights say of themselves."""
+    _compare_files(found, base, experts)
+    _report_other_files(found, donor_folder(config.copy_files_from, base))
+    surveyed = list(survey(base, experts, names, deep=found.deep))
+    _report_weights(found, surveyed, base, experts)
+    return surveyed
+
+
+def _report_other_files(found: Plan, donor: Path | None) -> None:
+    if donor is None:
+        return
+    files = other_files(donor)
+    found.donor, found.copied_files, found.left_out = str(donor), files.copied, files.left_out
+    found.warnings += files.warnings(donor)
 
 
 def _input(checkpoint: Checkpoint) -> dict[str, str]:

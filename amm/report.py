@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from amm._version import __version__
 from amm.checkpoints import Checkpoint
+from amm.checkpoints.donor import listed
 from amm.diagnostics import NORM_RATIO_WARNING, LayerFigures
 from amm.figures import can_draw, draw_cosines, draw_losses, draw_norms, short_paths
 from amm.settings import Settings
@@ -81,6 +82,8 @@ def write_reports(
         "versions": _versions(),
         "donor": None if donor is None else str(donor),
         "copied_files": result.copied_files,
+        "left_out_files": result.left_out,
+        "config_dtype": result.config_dtype,
         "rounding_kept": result.rounding_kept,
         "warnings": result.warnings,
         "tensors": [asdict(tensor) for tensor in result.tensors],
@@ -144,6 +147,8 @@ def model_card(
         parts.append("## Warnings\n")
         parts.append("\n".join(f"- {warning}" for warning in provenance["warnings"]) + "\n")
     parts.append("## More\n\nEverything per layer, versions and hashes: `provenance.json`.")
+    if provenance["left_out_files"]:
+        parts.append(f"Left out of the other files: {listed(provenance['left_out_files'])}.")
     if donors_card is not None:
         parts.append(f"The card of the model that the other files are from: `{donors_card}`.")
     return "\n".join(parts)

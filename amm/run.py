@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ import torch
 
 from amm._version import __version__
 from amm.checkpoints import Checkpoint
+from amm.checkpoints.donor import CONFIG_FILE, donor_folder, main_dtype, other_files, with_dtype
 from amm.checkpoints.hf import INDEX_FILE
 from amm.checkpoints.writer import OutputFolder, SafetensorsWriter
 from amm.config import MergeConfig, size_text
@@ -35,6 +37,7 @@ from amm.engines.manifest import Manifest
 from amm.engines.ray import run_ray
 from amm.engines.recorder import Progress, Recorder, TensorReport
 from amm.errors import InputError
+from amm.planning import doubts
 from amm.report import REPORT_FILES, write_reports
 from amm.settings import validated
 
@@ -66,6 +69,8 @@ class MergeResult:
         tensors: one report for each tensor, in the order of the output.
         warnings: sentences, as logged.
         copied_files: files taken over from the donor → their names in the output.
+        left_out: the donor's other files, the weights of a base apart.
+        config_dtype: what config.json was made to say, where the donor's said otherwise.
         resumed: tensors that an earlier run had merged.
     """
 
@@ -73,6 +78,8 @@ class MergeResult:
     tensors: list[TensorReport] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     copied_files: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    config_dtype: str | None = None
     resumed: int = 0
 
     @property
@@ -152,7 +159,7 @@ def run(config: MergeConfig, progress: Progress | None = None) -> MergeResult:
         manifest_file = folder.work / MANIFEST_FILE
         folder.keep = manifest_file.exists()
         job = Job(config)
-        donor = _donor(job)
+        donor = donor_folder(job.config.copy_files_from, job.base)
         with closing(Manifest(manifest_file, _identity(job), torch.get_num_threads())) as manifest:
             try:
                 return _run(job, donor, folder, manifest, progress)
@@ -190,6 +197,10 @@ def _run(
     _check_disk(folder, sum(writer.size for writer in writers))
     if donor is not None:
         result.copied_files = folder.copy_files(donor, own=(*REPORT_FILES, *files, INDEX_FILE))
+        result.left_out = other_files(donor).left_out
+        result.config_dtype = _write_dtype(folder, job)
+    result.warnings = doubts(job)
+    _log(result.warnings)
     checkpoints = {
         str(path): checkpoint.files() if job.config.hash_inputs else []
         for path, checkpoint in _inputs(job)
@@ -209,7 +220,7 @@ def _run(
         _ENGINES[job.config.engine](job, left, recorder, manifest.threads)
         recorder.finish()
         result.tensors = recorder.ordered_reports()
-        result.warnings = _warnings(result)
+        result.warnings += _warnings(result)
         write_reports(
             folder,
             config=job.config,
@@ -225,13 +236,6 @@ def _run(
 def _inputs(job: Job) -> list[tuple[Path | str, Checkpoint]]:
     paths = (job.config.base, *job.config.experts)
     return list(zip(paths, (job.base, *job.experts), strict=True))
-
-
-def _donor(job: Job) -> Path | None:
-    donor = job.config.copy_files_from
-    if donor is not None and not donor.is_dir():
-        raise InputError(f"copy_files_from: {donor} isn't a folder; give one, or leave it out.")
-    return donor or job.base.files_folder
 
 
 def _identity(job: Job) -> dict[str, Any]:
@@ -250,6 +254,21 @@ def _identity(job: Job) -> dict[str, Any]:
         "tensors": hashlib.sha256(repr(plan).encode()).hexdigest(),
         "versions": {"amm": __version__, "torch": torch.__version__},
     }
+
+
+def _write_dtype(folder: OutputFolder, job: Job) -> str | None:
+    """Let config.json say the dtype of the weights; that dtype if it said another."""
+    file = folder.partial / CONFIG_FILE
+    stored = main_dtype((entry.dtype, math.prod(entry.shape)) for entry in job.entries)
+    if stored is None or not file.is_file():
+        return None
+    said = file.read_bytes()
+    config = with_dtype(said, stored, wanted=job.config.save_dtype is not None)
+    if config == said:
+        return None
+    file.unlink()
+    folder.write_bytes(CONFIG_FILE, config)
+    return str(stored).removeprefix("torch.")
 
 
 def _check_disk(folder: OutputFolder, size: int) -> None:
@@ -318,6 +337,10 @@ def _warnings(result: MergeResult) -> list[str]:
             f"rounding to the saved dtype kept only {kept:.1%} of the changed entries;"
             " save_dtype: float32 keeps them all."
         )
+    _log(warnings)
+    return warnings
+
+
+def _log(warnings: Sequence[str]) -> None:
     for warning in warnings:
         logger.warning("%s", warning)
-    return warnings

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from amm.checking import CheckResult
+from amm.checkpoints.donor import listed
 from amm.figures import short_kinds, short_paths
 from amm.inspection import Figures, Inspection
 from amm.methods import Method
@@ -45,6 +46,11 @@ def show_plan(plan: Plan, console: Console, *, everything: bool) -> None:
         )
         console.print(
             f"Disk: {size(plan.disk_needed)} for the weights, {size(plan.disk_free)} free."
+        )
+    if plan.donor is not None:
+        left_out = f"; left out: {listed(plan.left_out)}" if plan.left_out else ""
+        console.print(
+            f"Beside the weights: {len(plan.copied_files)} files of {plan.donor}{left_out}."
         )
     _show_sentences(console, plan.warnings, "Warning", "yellow")
     _show_sentences(console, plan.problems, "Problem", "bold red")

@@ -15,7 +15,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from amm.checkpoints.archive import TorchFile
-from amm.checkpoints.files import check_file, check_index, is_there, parse_json, read_index
+from amm.checkpoints.files import (
+    check_file,
+    check_index,
+    is_there,
+    parse_json,
+    read_index,
+    read_json,
+)
 from amm.errors import InputError
 
 SINGLE_FILE = "model.safetensors"
@@ -119,6 +126,22 @@ _FORMATS = (
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds the weights of a model as transformers saves them."""
     return any(form.is_in(folder) for form in _FORMATS)
+
+
+def weight_files(folder: Path) -> set[str]:
+    """Names of the files that hold the model's weights, of every format, and of their indexes.
+
+    Raises:
+        InputError: an index isn't one.
+    """
+    names: set[str] = set()
+    for form in _FORMATS:
+        names |= {form.single, form.index}
+        if is_there(folder / form.index):
+            placed = read_json(folder / form.index, "an index of weight files").get("weight_map")
+            values = placed.values() if isinstance(placed, dict) else ()
+            names |= {name for name in values if isinstance(name, str)}
+    return names
 
 
 class HfCheckpoint:

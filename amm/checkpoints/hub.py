@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from amm.checkpoints.donor import OTHER_FORMATS, TRAINING_FILES
 from amm.errors import InputError
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
-_WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.md"]
-_UNWANTED = ["*/*.safetensors", "consolidated*.safetensors"]
-"""Files of other formats: a pipeline's parts, Mistral's own naming."""
 
 
 def local_folder(path: str | Path) -> Path:
     """The folder of a path, or of a Hub model, which is downloaded if the Hub's cache lacks it.
 
-    A path that exists is never looked up on the Hub. From the Hub come safetensors and text files,
-    no pickles and no code.
+    A path that exists is never looked up on the Hub. From the Hub come all files that belong to the
+    model, its own code too, which nothing here runs; not its weights in other formats than
+    safetensors.
 
     Args:
         path: a path, `org/name`, or `org/name@revision` (a branch, tag or commit).
@@ -41,8 +40,7 @@ def local_folder(path: str | Path) -> Path:
             snapshot_download(
                 named["repo"],
                 revision=named["revision"],
-                allow_patterns=_WANTED,
-                ignore_patterns=_UNWANTED,
+                ignore_patterns=[*OTHER_FORMATS, *TRAINING_FILES],
                 local_files_only=constants.HF_HUB_OFFLINE,
             )
         )

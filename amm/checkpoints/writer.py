@@ -26,26 +26,12 @@ from typing import Any
 
 import torch
 
+from amm.checkpoints.donor import other_files
 from amm.checkpoints.hf import DTYPES, INDEX_FILE, SINGLE_FILE
 from amm.errors import InputError
 
 logger = logging.getLogger("amm")
 
-WEIGHT_SUFFIXES = frozenset(
-    (
-        ".safetensors",
-        ".bin",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".gguf",
-        ".ggml",
-        ".h5",
-        ".msgpack",
-        ".onnx",
-        ".masks",
-    )
-)
 SETTLE_SECONDS = 0.5
 """How long a process that takes a dead one's lock file over waits for another that does, too."""
 _CHUNK = 2**22
@@ -70,12 +56,6 @@ class Entry:
     def size(self) -> int:
         """Bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
-
-
-def is_weight_file(name: str) -> bool:
-    """Whether a file holds weights, or is an index of such files."""
-    path = Path(name.removesuffix(".index.json"))
-    return path.suffix in WEIGHT_SUFFIXES
 
 
 class OutputFolder:
@@ -145,9 +125,7 @@ class OutputFolder:
                 child.unlink()
 
     def copy_files(self, donor: Path, own: Collection[str] = ()) -> dict[str, str]:
-        """Copy every file of a folder that isn't weights, byte for byte.
-
-        Hidden files and folders, and links to folders, are left out.
+        """Copy what a folder has beside weights, byte for byte; see `amm.checkpoints.donor`.
 
         Args:
             donor: the folder.
@@ -161,32 +139,30 @@ class OutputFolder:
             InputError: a file is a link that leaves the folder, other than into the blobs of the
                 Hub's cache, or no ordinary file; or a folder has a name of `own`.
         """
-        copied, home = {}, donor.resolve()
+        home = donor.resolve()
         homes = (home, home.parent.parent / "blobs")
-        for folder, subfolders, names in os.walk(donor):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            top = Path(folder) == donor
-            for name in sorted({*subfolders} & {*own}) if top else ():
+        for name in sorted(own):
+            if (donor / name).is_dir():
                 raise InputError(
-                    f"{Path(folder, name)} is a folder, and the merge writes a file of that name;"
+                    f"{donor / name} is a folder, and the merge writes a file of that name;"
                     " rename it, or name another copy_files_from."
                 )
-            for name in sorted(names):
-                if name.startswith(".") or is_weight_file(name):
-                    continue
-                source = Path(folder, name)
-                relative, real = source.relative_to(donor), source.resolve()
-                if not real.is_file() or not any(map(real.is_relative_to, homes)):
-                    raise InputError(
-                        f"{source} leads to {real}, which isn't an ordinary file of {donor} and"
-                        " isn't copied into a model; remove it, or name another copy_files_from."
-                    )
-                kept = Path(_free_name(donor, name)) if top and name in own else relative
-                (self.partial / kept).parent.mkdir(parents=True, exist_ok=True)
-                with source.open("rb") as reader, (self.partial / kept).open("xb") as writer:
-                    shutil.copyfileobj(reader, writer)
-                    _flush(writer)
-                copied[str(relative)] = str(kept)
+        copied = {
+            name: _free_name(donor, name) if name in own else name
+            for name in other_files(donor).copied
+        }
+        for name, kept in copied.items():
+            source, target = donor / name, self.partial / kept
+            real = source.resolve()
+            if not real.is_file() or not any(map(real.is_relative_to, homes)):
+                raise InputError(
+                    f"{source} leads to {real}, which isn't an ordinary file of {donor} and"
+                    " isn't copied into a model; remove it, or name another copy_files_from."
+                )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with source.open("rb") as reader, target.open("xb") as writer:
+                shutil.copyfileobj(reader, writer)
+                _flush(writer)
         return copied
 
     def write_json(self, name: str, content: Any) -> None:

@@ -43,7 +43,7 @@ def change(folder, key, value):
 def test_a_merged_model_is_whole(merged):
     result = amm.check(merged)
     assert result.ok
-    assert [check.ok for check in result.checks] == [True] * 8 + [None] * 2
+    assert [check.ok for check in result.checks] == [True] * 9 + [None] * 2
     assert json.loads(json.dumps(result.as_dict()))["ok"] is True
 
 

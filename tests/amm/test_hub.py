@@ -61,7 +61,7 @@ def test_paths_that_can_not_be_names_are_not_looked_up(monkeypatch, path):
         open_checkpoint(path)
 
 
-def test_safetensors_and_text_files_are_asked_for_and_no_pickles_or_code(monkeypatch, tmp_path):
+def test_all_that_belongs_to_the_model_is_asked_for_and_no_other_format(monkeypatch, tmp_path):
     save_folder(tmp_path / "downloaded", {"w": torch.ones(2)})
     asked = {}
 
@@ -73,10 +73,19 @@ def test_safetensors_and_text_files_are_asked_for_and_no_pickles_or_code(monkeyp
     open_checkpoint("acme/pico@v1")
     assert asked["repository"] == "acme/pico" and asked["revision"] == "v1"
     files = ["model.safetensors", "config.json", "merges.txt", "chat_template.jinja", "README.md"]
-    unwanted = ["pytorch_model.bin", "model.py", "x.pt", "onnx/model.safetensors"]
+    files += ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "spk_dict.pt"]
+    files += [
+        "modeling_own.py",
+        "qwen.tiktoken",
+        "2_Dense/model.safetensors",
+        "a/pytorch_model.bin",
+    ]
+    unwanted = ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "onnx/model.safetensors"]
+    unwanted += ["original/consolidated.00.pth", "consolidated.safetensors", "m-Q4_K_M.gguf"]
+    unwanted += ["optimizer.pt", "checkpoint-500/model.safetensors", "runs/events.out.tfevents.1"]
     chosen = huggingface_hub.utils.filter_repo_objects(
         files + unwanted,
-        allow_patterns=asked["allow_patterns"],
+        allow_patterns=asked.get("allow_patterns"),
         ignore_patterns=asked["ignore_patterns"],
     )
     assert list(chosen) == files

@@ -13,7 +13,7 @@ import torch
 from pico_models import OTHER_FILES, load_folder
 from safetensors import safe_open
 
-from amm.checkpoints.writer import Entry, OutputFolder, SafetensorsWriter, is_weight_file
+from amm.checkpoints.writer import Entry, OutputFolder, SafetensorsWriter
 from amm.errors import InputError
 
 WEIGHTS = {
@@ -116,22 +116,6 @@ def test_what_an_earlier_writer_wrote_is_taken_over_if_its_bytes_are_there(tmp_p
     second.finish()
     second.close()
     assert all(torch.equal(load_folder(tmp_path)[name], weights[name]) for name in weights)
-
-
-@pytest.mark.parametrize(
-    ("name", "weights"),
-    [
-        ("model-00001-of-00002.safetensors", True),
-        ("model.safetensors.index.json", True),
-        ("pytorch_model.bin.index.json", True),
-        ("pytorch_model.bin", True),
-        ("config.json", False),
-        ("tokenizer.model", False),
-        ("index.json", False),
-    ],
-)
-def test_weight_files_are_told_by_name(name, weights):
-    assert is_weight_file(name) is weights
 
 
 def test_other_files_are_copied_byte_for_byte(pico, tmp_path):
