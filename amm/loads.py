@@ -14,12 +14,20 @@ import os
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
 SECONDS = 300
 LEFT_OUT = ("peft", "kernels")
 """Libraries that transformers would use where files of the folder name adapters or kernels."""
+
+_UNKNOWN_CLASS = (
+    "trust_remote_code",
+    "does not recognize this architecture",
+    "are not supported for now",
+)
+"""In the errors of transformers and vLLM where they have no class of their own for a model."""
 
 
 def try_loading(library: str, folder: Path) -> tuple[bool | None, str]:
@@ -67,8 +75,11 @@ def try_loading(library: str, folder: Path) -> tuple[bool | None, str]:
 
 def in_transformers(folder: str) -> tuple[bool | None, str]:
     """Build the model on the meta device and fit the stored names and shapes to it."""
+    import torch
     import transformers
 
+    # Asked of tied tensors that are both stored, and the meta device has no values: a check apart.
+    torch.equal = lambda one, other: True
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     version = f"transformers {transformers.__version__}"
@@ -91,6 +102,8 @@ def in_transformers(folder: str) -> tuple[bool | None, str]:
         kind: sorted(str(key) for key in loading[f"{kind}_keys"])
         for kind in ("missing", "unexpected", "mismatched")
     }
+    own = model.state_dict().keys()  # with tied tensors, which a file may store again
+    wrong["unexpected"] = [key for key in wrong["unexpected"] if key not in own]
     if any(wrong.values()):
         parts = [
             f"{len(keys)} {kind} ({', '.join(keys[:3])}{' …' if len(keys) > 3 else ''})"
@@ -120,6 +133,16 @@ def in_vllm(folder: str) -> tuple[bool | None, str]:
     return True, f"vllm {vllm.__version__}: {config.architecture}"
 
 
+def _is_of_an_import(error: BaseException | None) -> bool:
+    """Whether it is a library that is broken, another one that it needs, say, and not the model."""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, ImportError) or any(frame.name == "<module>" for frame in frames[1:]):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 TRIED = {"transformers": ("transformers", in_transformers), "vllm": ("vllm.config", in_vllm)}
 """For each library, the module that trying it needs, and how it is tried."""
 
@@ -132,10 +155,14 @@ def main() -> None:
     importlib.import_module(module)  # what fails here is wrong with the library, not the folder
     try:
         ok, detail = tried(folder)
-    except ImportError:
-        raise
     except Exception as error:
-        ok, detail = False, f"{library}: {type(error).__name__}: {' '.join(str(error).split())}"
+        if _is_of_an_import(error):
+            raise
+        said = " ".join(str(error).split())
+        ok = None if any(words in said for words in _UNKNOWN_CLASS) else False
+        detail = f"{library}: {type(error).__name__}: {said}"
+        if ok is None and "trust_remote_code" in said:
+            detail = f"{library} needs the model's own code, which isn't run here"
     print(json.dumps({"ok": ok, "detail": detail[:500]}))
 
 

@@ -157,6 +157,9 @@ Qwen2ForCausalLM(config).save_pretrained(sys.argv[1])
 print(in_transformers(sys.argv[1]))
 file = Path(sys.argv[1], "model.safetensors")
 weights = load_file(file)
+weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+save_file(weights, file, metadata={"format": "pt"})
+print(in_transformers(sys.argv[1]))
 weights["model.layers.0.mlp.other.weight"] = weights.pop("model.layers.0.mlp.up_proj.weight")
 save_file(weights, file, metadata={"format": "pt"})
 print(in_transformers(sys.argv[1]))
@@ -171,8 +174,53 @@ for name in ("AutoProcessor", "AutoModelForCausalLM", "pipeline"):
 
 def test_transformers_takes_its_own_model_and_not_one_with_a_renamed_tensor(tmp_path):
     pytest.importorskip("transformers")
-    whole, renamed, *choosers = run_python(TRANSFORMERS, tmp_path / "model").splitlines()[-5:]
+    whole, twice, renamed, *choosers = run_python(TRANSFORMERS, tmp_path / "model").splitlines()[
+        -6:
+    ]
     assert whole.startswith("(True") and "Qwen2ForCausalLM" in whole
+    assert twice == whole, "a tied head may be stored, too"
     assert renamed.startswith("(False") and "1 missing (model.layers.0.mlp.up_proj" in renamed
     assert "1 unexpected (model.layers.0.mlp.other" in renamed
     assert all(said.startswith("(None") and "has no model class" in said for said in choosers)
+
+
+BROKEN = """
+import contextlib, io, json, sys, textwrap
+from amm import loads
+
+sys.path.insert(0, sys.argv[1])
+answers = []
+for body in json.loads(sys.argv[2]):
+    exec("def load(folder):\\n" + textwrap.indent(body, " "))
+    loads.TRIED = {library: ("json", load) for library in loads.TRIED}
+    for library in loads.TRIED:
+        sys.argv[1:] = [library, "folder"]
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed):
+                loads.main()
+        except Exception as error:
+            answers.append(["raised", repr(error)])
+        else:
+            answers.append([json.loads(printed.getvalue())[key] for key in ("ok", "detail")])
+print(json.dumps(answers))
+"""
+VERDICTS = {
+    "import broken_vision": ("raised", "operator torchvision::nms does not exist"),
+    "try: import broken_vision\nexcept Exception as e: raise ValueError(1) from e": ("raised", "1"),
+    "import no_such_module_at_all": ("raised", "no_such_module_at_all"),
+    "raise ValueError('pass trust_remote_code=True')": (None, "own code, which isn't run here"),
+    "raise ValueError('Model architectures X are not supported for now. ')": (None, "X are not"),
+    "raise ValueError('vocab_size is missing')": (False, "ValueError: vocab_size is missing"),
+}
+"""What a library does → ok and detail; what is raised ends as "can't be used here" in both."""
+
+
+def test_what_a_library_can_not_try_is_the_same_for_both(tmp_path):
+    (tmp_path / "broken_vision.py").write_text(
+        "def load():\n  raise RuntimeError('operator torchvision::nms does not exist')\nload()"
+    )
+    answers = json.loads(run_python(BROKEN, tmp_path, json.dumps(list(VERDICTS))).splitlines()[-1])
+    for number, (ok, said) in enumerate(VERDICTS.values()):
+        for found, detail in answers[2 * number : 2 * number + 2]:
+            assert found == ok and said in detail
