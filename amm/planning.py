@@ -183,7 +183,8 @@ def plan_config(config: MergeConfig, *, deep: bool = False) -> Plan:
     found.differences = matching.differences
     found.warnings += matching.notes
     _report_differences(found)
-    surveyed = _examine(found, config, base, experts, matching.names)
+    surveyed = list(survey(base, experts, matching.names, deep=deep))
+    _examine(found, config, base, experts, surveyed)
     if not found.differences:
         _plan_work(found, surveyed, config)
     return found
@@ -191,8 +192,11 @@ def plan_config(config: MergeConfig, *, deep: bool = False) -> Plan:
 
 def doubts(job: Job) -> list[str]:
     """What a plan, by a sample of each tensor, would say against a merge or warn of; sentences."""
-    found = Plan()
-    _examine(found, job.config, job.base, job.experts, job.names)
+    found, surveyed = Plan(warnings=list(job.matching.notes)), []
+    for tensor in survey(job.base, job.experts, job.matching.names, deep=False):
+        surveyed.append(tensor)
+        job.drop_pages()
+    _examine(found, job.config, job.base, job.experts, surveyed)
     return [*found.problems, *found.warnings]
 
 
@@ -201,14 +205,12 @@ def _examine(
     config: MergeConfig,
     base: Checkpoint,
     experts: Sequence[Checkpoint],
-    names: Sequence[dict[str, str]],
-) -> list[Surveyed]:
+    surveyed: Sequence[Surveyed],
+) -> None:
     """Report what the inputs' files and weights say of themselves."""
     _compare_files(found, base, experts)
     _report_other_files(found, donor_folder(config.copy_files_from, base))
-    surveyed = list(survey(base, experts, names, deep=found.deep))
     _report_weights(found, surveyed, base, experts)
-    return surveyed
 
 
 def _report_other_files(found: Plan, donor: Path | None) -> None:

@@ -201,6 +201,10 @@ class Job:
         estimate = getattr(self.method, "memory", None) or self._usual_memory
         return stack + estimate(self.matrix(block.name) or entry.shape, len(self.experts))
 
+    def drop_pages(self) -> None:
+        """Drop the pages of the inputs' mapped files that were read."""
+        self._pages.drop()
+
     def statistics(self, name: str) -> object:
         """What the tensor's method needs to know of the whole tensor; None for most methods."""
         rule = self.rule(name)
