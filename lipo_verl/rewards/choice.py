@@ -2,22 +2,35 @@
 
 import re
 
-from lipo_verl.rewards import exact
+from lipo_verl.rewards import exact, forms
 from lipo_verl.rewards.errors import TruthError
 
-_ALONE = r"(?<![\w'’-])(?:\(([A-Za-z])\)|([A-Z]))(?![\w'’]|-\w)"
-_ALSO = rf"(?:\s*(?:,|/|&|\bor\b|\band\b|\bnot\b))+\s*{_ALONE}"
+_INNER = r"[^\W\u2e80-\uffff]"  # of a word; Chinese has no spaces between words
+_ALONE = rf"(?<!{_INNER})(?<!['’-])(?:\(([A-Za-z])\)|([A-Z]))(?!{_INNER}|['’]|-\w)"
+_ALSO = rf"(?:\s*(?:,|/|&|\bor\b|\band\b|\bnor\b|\bnot\b|或|和))+\s*{_ALONE}"
 _LISTED = rf"{_ALONE}(?:{_ALSO})*"
 
 _BARE = re.compile(r"[(\[]?([A-Za-z])[)\]]?[.:,]?")
+_OPENING = re.compile(
+    r"(?:\(([A-Za-z])\)(?!\s*(?:is|was)\b)|([A-Z]|[a-z](?=[).:]\s))([).:]))\s*(?=\S)"
+)
+_OF_SEVERAL = re.compile(r"(?:both|neither|either|all|none|only)\b", re.I)
 _STATED = re.compile(
-    rf"\b(?:(?i:answer)(?:\s+(?i:is|would\s+be))?|(?i:option|choice))\s*:?\s*{_LISTED}"
+    rf"(?:\b(?:(?i:answer)(?:\s+(?i:is|would\s+be))?|(?i:option|choice))|答案[是为]?|选项?|选择)"
+    rf"\s*:?\s*{_LISTED}"
 )
 _STATED_IN_LOWER_CASE = re.compile(r"\banswer(?:\s+is)?\s*:?\s*([a-z])[.)]*$")
-_MARKED = re.compile(r"(?<![\w'’-])(?:\(([A-Za-z])\)|([A-Z])(?:\)|[.:](?=\s+\S)))")
+_MARKED = re.compile(
+    rf"(?<!{_INNER})(?<!['’-])(?:\(([A-Za-z])\)|([A-Z])(?:\)|[.:](?=\s*[^\s.])))"
+)
 _ALTERNATIVE = re.compile(rf"\b(?:or|and)\s+{_ALONE}")
 _LIST = re.compile(rf"{_ALONE}(?:{_ALSO})+")
-_DENIED = re.compile(rf"\b(?:not|neither|except)\s+{_ALONE}")
+_DENIED = re.compile(
+    rf"(?i:\b(?:not|neither|nor|except|but|excludes?|rul(?:e|ing)\s+out|eliminate|\w+n['’]?t)"
+    rf"(?:\s+(?:option|choice))?)\s+{_ALONE}"
+    rf"|(?:不是?|并?非|除了?|排除)\s*选?\s*{_ALONE}"
+    rf"|{_ALONE}\s*(?i:(?:is|was|are)\s*(?:not\b|n['’]?t\b|wrong|false|incorrect)|是?错|不)"
+)
 _LETTER = re.compile(_ALONE)
 
 
@@ -44,19 +57,37 @@ def letter(answer: str) -> str | None:
     count, nor do ``A`` and ``I`` where they may be words. What is joined by ``or``, ``and``,
     a comma or a slash counts as named, too. An answer that says which it is not names none.
     """
-    answer = exact.strip_latex(answer).replace("*", "").strip()
+    answer = forms.level(answer).replace("*", "").replace("$", "").strip()
     if bare := _BARE.fullmatch(answer):
         return bare[1].upper()
-    if _DENIED.search(answer):
-        return None
-    named = (
-        _letters(_STATED, answer, _may_be_a_word)
-        or {found[1].upper() for found in _STATED_IN_LOWER_CASE.finditer(answer)}
-        or _letters(_MARKED, answer)
-        or _letters(_LETTER, answer, _may_be_a_word)
-    )
-    named |= _letters(_ALTERNATIVE, answer) | _letters(_LIST, answer)
+    if opening := _OPENING.match(answer):
+        named = _opened(opening, answer[opening.end() :])
+    else:
+        named = (
+            _letters(_STATED, answer, _may_be_a_word)
+            or {found[1].upper() for found in _STATED_IN_LOWER_CASE.finditer(answer)}
+            or _letters(_MARKED, answer)
+            or _letters(_LETTER, answer, _may_be_a_word)
+        )
+        named |= _letters(_ALTERNATIVE, answer) | _letters(_LIST, answer)
+        if named & _letters(_DENIED, answer):
+            return None
     return named.pop() if len(named) == 1 else None
+
+
+def _opened(opening: re.Match[str], text: str) -> set[str]:
+    """The option whose mark opens the answer, and those that its ``text`` marks in the same way or
+    joins to it. What else it names belongs to the option: ``D. Both A and C``."""
+    letter = opening[1] or opening[2]
+    named = {letter.upper()}
+    if _OF_SEVERAL.match(text):
+        return named
+    mark = re.escape(opening[3]) if opening[3] else ""
+    marked = rf"(?<!{_INNER})([A-Z]){mark}" if mark else r"\(([A-Za-z])\)"
+    follows = r"(?=\s*[^\s.])" if opening[3] in (".", ":") else ""
+    others = re.findall(rf"(?<!\bnot ){marked}{follows}", text)
+    others += re.findall(r"(?<![A-Z]) (?:or|and) ([A-Z])\.?$", text)
+    return named | {other.upper() for other in others}
 
 
 def _letters(pattern: re.Pattern[str], text: str, skip=lambda text, end: False) -> set[str]:

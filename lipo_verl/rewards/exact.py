@@ -7,41 +7,51 @@ form is ours [ours] and listed in docs/rewards.md.
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
-_FORMS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | str.maketrans(
-    {"\u3000": " ", "。": ".", "−": "-", "’": "'", "‘": "'", "“": '"', "”": '"'}
-)
-"""Full-width forms, the minus sign and curly quotes to ASCII. NFKC would turn 10² into 102."""
+from lipo_verl.rewards import forms
 
-_LATEX_WRAPPER = re.compile(
-    r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}"
-)
-_LATEX = (
-    (
-        re.compile(r"^\\\((.*)\\\)$|^\\\[(.*)\\\]$|^\$\$(.*)\$\$$|^\$(.*[^\\])\$$", re.S),
-        r"\1\2\3\4",
-    ),
-    (re.compile(r"\\(?:left|right)(?![a-zA-Z])"), ""),
-    (re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})"), "°"),
-    (re.compile(r"(?<=[0-9])(?:\\[,!;: ]|\{,\}|~)(?=[0-9]{3}(?![0-9]))"), ","),
-    (re.compile(r"\\[,;:! ]|~"), " "),
-    (re.compile(r"\\([%$&#_])"), r"\1"),
-)
 _ARTICLE = re.compile(r"^(?:the|an|a) (?=\S)")
+SCALES = dict(thousand=3, million=6, billion=9, trillion=12, 万=4, 亿=8)
+"""Words behind a number, and the powers of ten that they are."""
+SCALE = rf"(?P<scale>{'|'.join(SCALES)})(?![a-z])"
 _QUANTITY = re.compile(
-    r"(?P<sign>[+-]?)\s*(?P<before>[$€£¥]?)\s*"
-    r"(?P<number>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
+    r"(?P<sign>[+-]?)\s*(?P<before>[$€£¥]?)\s*(?P<after_sign>[+-]?)"
+    r"(?P<number>(?:[0-9]{1,3}(?P<comma>[, ])[0-9]{3}(?:(?P=comma)[0-9]{3})*|[0-9]+)(?:\.[0-9]*)?"
+    r"|\.[0-9]+)"
     r"(?P<exponent>e[+-]?[0-9]{1,2}(?![0-9]))?"
-    r"\s*(?P<unit>[^\s0-9.,][^0-9]*)?"
+    rf"\s*(?:{SCALE})?"
+    r"\s*(?P<unit>[^\s0-9.,][^0-9]*|[^\W0-9_][^0-9]*[23]\}?(?:/[^0-9]*)?)?"
 )
-_UNITS = {"percent": "%", "per cent": "%", "degrees": "°", "degree": "°"} | {
-    "dollars": "$",
-    "dollar": "$",
-    "usd": "$",
-    "euros": "€",
-    "euro": "€",
-    "eur": "€",
+_POWER = re.compile(
+    r"(?:(?P<word>sq|square|cu|cubic)\.? )?(?P<name>.*?)(?:(?P<sign>\^?)\{?(?P<digit>[23])\}?)?"
+)
+_NAMES = {
+    "%": "percent per-cent pct percentage",
+    "°": "degree deg",
+    "$": "dollar usd",
+    "€": "euro eur",
+    "£": "gbp",
+    "元": "yuan rmb cny",
+    "mm": "millimeter millimetre 毫米",
+    "cm": "centimeter centimetre 厘米",
+    "m": "meter metre 米",
+    "km": "kilometer kilometre 千米 公里",
+    "g": "gram 克",
+    "kg": "kilogram 千克 公斤",
+    "ml": "milliliter millilitre 毫升",
+    "l": "liter litre 升",
+    "s": "second sec 秒",
+    "min": "minute 分钟",
+    "h": "hour hr 小时",
+    "in": "inch inche",
+    "ft": "foot feet",
+    "miles": "mile mi",
+    "lb": "pound",
 }
+_UNITS = {name: unit for unit, names in _NAMES.items() for name in names.split()}
+UNITS = frozenset(_NAMES)
+"""The units that are known by several names, as :func:`unit` writes them."""
 
 
 @dataclass(frozen=True)
@@ -83,19 +93,37 @@ def quantity(text: str) -> Quantity | None:
     return _quantity(_words(text))
 
 
-def strip_latex(text: str) -> str:
-    """``text`` without math delimiters, text wrappers, spacing commands and escapes."""
-    text = " ".join(text.translate(_FORMS).split())
-    for pattern, replacement in _LATEX:
-        text = pattern.sub(replacement, text)
-    inner = None
-    while inner != text:
-        inner, text = text, _LATEX_WRAPPER.sub(r"\1", text)
-    return " ".join(text.split())
+def readings(given: Any, given_unit: str, wanted: Any, wanted_unit: str) -> list[tuple[Any, Any]]:
+    """The pairs of numbers to compare, one of which must agree: a percentage is its number and,
+    where the other side has another unit or none, its hundredth."""
+    pairs = [(given, wanted)]
+    if given_unit == "%" != wanted_unit:
+        pairs.append((given / 100, wanted))
+    if wanted_unit == "%" != given_unit:
+        pairs.append((given, wanted / 100))
+    return pairs
+
+
+def unit(text: str) -> str:
+    """The one form of a unit, in lower case: ``square meters``, ``m^2`` and ``m²`` are ``m²``."""
+    text = text.replace("per cent", "percent").replace(" per ", "/").replace("平方", "square ")
+    return "/".join(_unit(part.strip()) for part in text.split("/"))
+
+
+def _unit(text: str) -> str:
+    match = _POWER.fullmatch(text)
+    name = match["name"].strip()
+    if len(name) > 2:
+        name = name.removesuffix("s")
+    name = _UNITS.get(name, name)
+    if match["digit"] and not match["sign"] and name not in UNITS:
+        return text
+    power = (match["word"] or match["digit"] or " ")[0]
+    return name + {"s": "²", "c": "³", "2": "²", "3": "³", " ": ""}[power]
 
 
 def _words(text: str) -> str:
-    text = strip_latex(text).lower().strip("*` ")
+    text = forms.level(text).lower().strip("*` ")
     text = text.rstrip(".").rstrip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1].strip().rstrip(".").rstrip()
@@ -106,11 +134,11 @@ def _quantity(text: str) -> Quantity | None:
     match = _QUANTITY.fullmatch(text)
     if match is None:
         return None
-    unit = (match["unit"] or "").strip()
-    unit = _UNITS.get(unit, unit)
+    named = unit((match["unit"] or "").strip())
     if match["before"]:
-        if unit not in ("", match["before"]):
+        if named not in ("", match["before"]):
             return None
-        unit = match["before"]
-    number = match["sign"] + match["number"].replace(",", "") + (match["exponent"] or "")
-    return Quantity(Decimal(number), unit)
+        named = match["before"]
+    digits = match["number"].replace(",", "").replace(" ", "")
+    power = int((match["exponent"] or "e0")[1:]) + SCALES.get(match["scale"], 0)
+    return Quantity(Decimal(f"{match['sign'] or match['after_sign']}{digits}e{power}"), named)

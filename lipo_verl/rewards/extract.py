@@ -7,13 +7,20 @@ import re
 from collections.abc import Callable
 
 _BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.S)
-_MARKER = re.compile(r"\banswer(?:\s+is)?\s*(?:\*+\s*)?:\s*\**", re.I)
+_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([A-Z]\b|-?[0-9](?:[0-9.,/]*[0-9])?)")
+_MARKER = re.compile(
+    r"(?:\banswer(?:\s+is)?|答案(?:是|为)?)\s*(?:[*`]+\s*)?[:：]\s*[*`]*"
+    r"|\banswer\s+is(?=\s+\S)|答案[是为]|^####(?=[^#\n]+\Z)",
+    re.I | re.M,
+)
+_SENTENCE = re.compile(r"[^\n]*?(?=[.。!！](?:\s|$)|\n|\Z)")
 
 
 def boxed(text: str) -> str | None:
     r"""What is in the last ``\boxed{}`` whose braces are balanced; in the inner one of nested ones.
 
-    Escaped braces do not count. One pass, however many boxes are left open.
+    Escaped braces do not count. ``\\boxed 9`` is a box of a number or a capital letter, where none
+    has braces. One pass, however many boxes are left open.
     """
     open_braces: list[int | None] = []
     best: tuple[int, int] | None = None
@@ -26,7 +33,10 @@ def boxed(text: str) -> str | None:
             start = open_braces.pop()
             if start is not None and (best is None or start > best[0]):
                 best = start, token.start()
-    return best and text[best[0] : best[1]].strip()
+    if best is not None:
+        return text[best[0] : best[1]].strip()
+    bare = _BARE_BOX.findall(text)
+    return bare[-1] if bare else None
 
 
 def tagged(text: str) -> str | None:
@@ -37,9 +47,14 @@ def tagged(text: str) -> str | None:
 
 
 def marked(text: str) -> str | None:
-    """What follows the last ``Answer:`` or ``answer is:``, to the end."""
+    """What follows the last ``Answer:``, ``答案：`` or closing ``####`` to the end, or the last
+    ``answer is`` to the end of its sentence."""
     marks = list(_MARKER.finditer(text))
-    return text[marks[-1].end() :].strip() if marks else None
+    if not marks:
+        return None
+    rest = text[marks[-1].end() :].strip()
+    stated = marks[-1][0].lower().endswith(("is", "是", "为"))
+    return (_SENTENCE.match(rest)[0] if stated else rest).strip("*` ")
 
 
 def anywhere(text: str) -> str | None:

@@ -8,14 +8,16 @@ import unicodedata
 
 from rapidfuzz.distance import Levenshtein
 
+from lipo_verl.rewards import forms
+
 ANLS_THRESHOLD = 0.5
 
 
 def similarity(answer: str, truth: str) -> float:
     """1 - Levenshtein distance / length of the longer text, in [0, 1]. [V]
 
-    Case counts. Composed Unicode (NFC), and white space counts for nothing at the ends and as one
-    space elsewhere [ours]. Two empty texts: 1.
+    Case counts. Levelled as for the other tasks (:func:`lipo_verl.rewards.forms.level`), in
+    composed Unicode (NFC) [ours]. Two empty texts: 1.
     """
     return Levenshtein.normalized_similarity(_level(answer), _level(truth))
 
@@ -27,4 +29,4 @@ def anls(answer: str, truth: str) -> float:
 
 
 def _level(text: str) -> str:
-    return unicodedata.normalize("NFC", " ".join(text.split()))
+    return forms.level(unicodedata.normalize("NFC", text))

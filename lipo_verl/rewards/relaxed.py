@@ -26,9 +26,5 @@ def score(answer: str, truth: str) -> float:
         return 0.0
     if given.unit != wanted.unit and {given.unit, wanted.unit} not in _MAY_BE_LEFT_OUT:
         return 0.0
-    pairs = [(given.value, wanted.value)]
-    if given.unit == "%" != wanted.unit:
-        pairs.append((given.value / 100, wanted.value))
-    if wanted.unit == "%" != given.unit:
-        pairs.append((given.value, wanted.value / 100))
+    pairs = exact.readings(given.value, given.unit, wanted.value, wanted.unit)
     return float(any(abs(a - b) <= TOLERANCE * abs(b) for a, b in pairs))

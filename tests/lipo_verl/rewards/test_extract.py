@@ -30,7 +30,7 @@ def test_a_box_gives_its_content_whatever_braces_are_in_and_around_it(content, b
         ("\\boxed{\\left\\{1\\right.}", "\\left\\{1\\right."),
         ("\\boxed{1} then \\boxed{2", "1"),
         ("\\boxed{1", None),
-        ("\\boxed 1", None),
+        ("\\boxed 1", "1"),
         ("no box", None),
     ],
 )

@@ -1,0 +1,136 @@
+r"""Mathematics as people write it, in the LaTeX that math-verify's grammar knows. [ours]
+
+:func:`measured` takes names and units off, :func:`latex` translates Unicode and plain notation.
+"""
+
+import re
+import unicodedata
+
+from lipo_verl.rewards import exact, forms
+
+_LABEL = re.compile(r"(?<=[0-9)}\]])\s*(?=\\(?:text|mathrm|mbox))")
+_PAIR_OF_DOLLARS = re.compile(r"(?<!\\)\$([^$]*[^$\\ ])\s?(?<!\\)\$(?![0-9])")
+_NAME = re.compile(r"^(?=[^=]*[^\W\d_])(?![0-9$])[^=<>+*/^≤≥≠-]*[^=<>+*/^≤≥≠!-]= *(?=[^=<>]+$)")
+_MONEY = re.compile(r"(?P<sign>[+-]?) ?(?P<unit>[$€£¥]) ?(?P<value>[^$€£¥]+)")
+_BASE = re.compile(r"(?P<value>[0-9]+) ?_ ?\{?(?P<unit>[0-9]+)\}?")
+_SCALED = re.compile(rf"(?<=[0-9]) ?{exact.SCALE}")
+_UNIT = r"[^\W\d_]+\.?(?:\^?\{?[23]\}?|[²³])?"
+_MEASURED = re.compile(
+    r"(?P<value>.*?(?:[\d)}\]!]|\\[A-Za-z]+(?= )))(?P<gap> ?)"
+    rf"(?P<unit>[^\W\d_]+\.?(?: [^\W\d_]+)* {_UNIT}|{_UNIT}(?: ?/ ?{_UNIT})?|[%$€£¥]|° ?[CF]?)",
+    re.S,
+)
+_UNITS = exact.UNITS | set(
+    "mg dm nm yd oz gal ha mph kph kmh hz kw kwh kj kpa mol day week month year people men women "
+    "children point unit".split()
+)
+_COUNTED = re.compile(r"(?!.*(?:th|halve|third|fourth|time|plu|minu)s$)[a-z]{3,}s")
+_COUNTED_IN_CHINESE = re.compile(r"(?!.*(?:分之|[万亿千百十倍或和至到]))[\u3400-\u9fff]{1,6}")
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾", "0123456789+-ni()")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙᵢ", "0123456789+-ni")
+_SYMBOLS = str.maketrans(
+    {
+        chr(code): rf"\{unicodedata.name(chr(code)).split()[-1].lower().replace('lamda', 'lambda')} "
+        for code in range(0x3B1, 0x3CA)
+    }
+    | {"∞": r"\infty ", "×": r"\times ", "÷": r"\div ", "±": r"\pm ", "≈": r"\approx "}
+    | dict.fromkeys("·⋅∙•", r"\cdot ")
+    | {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap "}
+    | {"∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "∖": r"\setminus "}
+    | {"°": r"^{\circ}", "%": r"\cdot\frac{1}{100}", "或": " or ", "和": " and ", "且": " and "}
+)
+_FUNCTIONS = "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp"
+_NOTATION = (
+    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾]+"), lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}"),
+    (re.compile(r"[₀-₉₊₋ₙᵢ]+"), lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}"),
+    (
+        re.compile(r"[¼-¾⅐-⅞]"),
+        lambda m: r"\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", m[0]).split("⁄")),
+    ),
+    (re.compile(r"√ ?([0-9.]+|[A-Za-z])"), r"\\sqrt{\1}"),
+    (re.compile(r"√(?= ?[({])|(?<![\\A-Za-z])sqrt(?= ?\()"), r"\\sqrt"),
+    (re.compile(rf"(?<![\\A-Za-z])({_FUNCTIONS}|pi|theta|alpha|beta)(?![A-Za-z])"), r"\\\1 "),
+    (re.compile(r"(?<![\\A-Za-z])inf(?:inity|ty)?(?![A-Za-z])"), r"\\infty "),
+    (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset "),
+    (re.compile(r"(?<=[0-9])[eE]([+-]?[0-9]+)(?![\w.])"), r"\\times 10^{\1}"),
+    (re.compile(r"(?<=[0-9]) ?[xX] ?(?=10 ?\^)"), r"\\times "),
+    (re.compile(r"(?<=[0-9.])i(?![A-Za-z])"), " i"),
+)
+_MIXED = re.compile(
+    r"(?<![\w.,/^}])([0-9]+) ?(?:(?<= )([0-9]+)/([0-9]+)|\\frac ?\{?([0-9]+)\}? ?\{?([0-9]+)\}?)"
+    r"(?![\w.^])"
+)
+
+
+def measured(text: str) -> tuple[str, str]:
+    """The value in ``text``, in LaTeX, and its unit, or "".
+
+    A sign, a known unit, a noun in the plural and what stands in ``\\text{}`` are units. A letter
+    that touches its number is a variable: ``5m``.
+    """
+    labelled, labels = _LABEL.subn(" ", text)
+    text = _PAIR_OF_DOLLARS.sub(r"\1", labelled)
+    text = forms.level(text).strip("*` ").rstrip(".,; ").removeprefix("\\approx ")
+    text = _SCALED.sub(lambda m: rf"\times 10^{{{exact.SCALES[m['scale']]}}}", text)
+    if money := _MONEY.fullmatch(text):
+        return latex(money["sign"] + money["value"]), money["unit"]
+    if base := _BASE.fullmatch(latex(text)):
+        return base["value"], f"base {base['unit']}"
+    found = _MEASURED.fullmatch(text)
+    if found and _is_unit(found, bool(labels)):
+        return latex(found["value"]), exact.unit(found["unit"].lower())
+    return latex(text), ""
+
+
+def unnamed(text: str) -> str:
+    """``text`` without the ``x =`` before it; the same where it isn't of that form."""
+    return _NAME.sub("", text, count=1)
+
+
+def _is_unit(found: re.Match[str], labelled: bool) -> bool:
+    named = found["unit"].lower()
+    first = re.split(r"[/²³]", exact.unit(named))[0]
+    if re.fullmatch("[mglsh]", first):
+        variable = re.search(r"(?<![\\A-Za-z])[A-Za-z]", found["value"])
+        return bool(found["gap"]) and not variable
+    if re.search(r"\b(?:and|or|if|for|where|when)\b", named):
+        return False
+    return (
+        first[:1] in ("%", "$", "€", "£", "¥", "°")
+        or first in _UNITS
+        or _COUNTED_IN_CHINESE.fullmatch(named) is not None
+        or bool(found["gap"])
+        and (labelled or _COUNTED.fullmatch(named) is not None)
+    )
+
+
+def latex(text: str) -> str:
+    """``text`` with Unicode symbols, plain functions, powers and mixed numbers in LaTeX."""
+    text = text.translate(_SYMBOLS)
+    for pattern, replacement in _NOTATION:
+        text = pattern.sub(replacement, text)
+    return _MIXED.sub(_sum, _braced(text))
+
+
+def _sum(mixed: re.Match[str]) -> str:
+    whole, *parts = (part for part in mixed.groups() if part)
+    if int(parts[0]) >= int(parts[1]):
+        return mixed[0]
+    return rf"({whole}+\frac{{{parts[0]}}}{{{parts[1]}}})"
+
+
+def _braced(text: str) -> str:
+    r"""``text`` with braces for the parentheses behind ``\sqrt`` and ``^``."""
+    parts = list(text)
+    openings: list[tuple[int, bool]] = []
+    for place, character in enumerate(text):
+        if character == "(":
+            before = text[max(0, place - 6) : place].rstrip()
+            openings.append((place, before.endswith((r"\sqrt", "^"))))
+        elif character == ")" and openings:
+            opening, braces = openings.pop()
+            if braces:
+                parts[opening], parts[place] = "{", "}"
+    return "".join(parts)
