@@ -148,7 +148,7 @@ def _vllm() -> Any:
         import vllm
     except ImportError as error:
         raise EvaluationError(
-            f"vLLM can't be imported ({error}). pip install 'lipo-verl[gpu]', or "
-            "'lipo-verl[cpu]' on a machine without a GPU."
+            f"vLLM can't be imported ({error}). In a clone of lipo_verl, pip install "
+            "'.[gpu,evaluate]', or '.[cpu,evaluate]' on a machine without a GPU."
         ) from error
     return vllm

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from lipo_verl.evaluate.errors import EvaluationError, did_you_mean
+from lipo_verl.rewards import truths
+from lipo_verl.rewards.errors import TruthError
 from lipo_verl.rewards.scoring import RewardConfig
 
 REQUIRED = ("data_source", "prompt", "reward_model")
@@ -158,6 +160,10 @@ def _question(path: Path, number: int, row: dict[str, Any], reward: RewardConfig
         )
     if not isinstance(model, dict) or model.get("ground_truth") is None:
         raise EvaluationError(f"{path}, row {number}: reward_model has no ground_truth.")
+    try:
+        truths.texts(model["ground_truth"])
+    except TruthError as error:
+        raise EvaluationError(f"{path}, row {number}: {error}") from None
     extra = row.get("extra_info") or {}
     source = row["data_source"]
     return Question(

@@ -21,7 +21,16 @@ ESTIMATES = {
     "mean_tokens": statistics.mean_tokens,
     "tokens_per_correct": statistics.tokens_per_correct,
 }
-_HEADER = ("model", "accuracy", "tokens", "tokens per correct", "truncated", "questions")
+_HEADER = (
+    "model",
+    "accuracy",
+    "tokens",
+    "tokens per correct",
+    "truncated",
+    "answer found",
+    "form kept",
+    "questions",
+)
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,11 @@ def line(content: Mapping[str, Any]) -> str:
         f"{content['mean_tokens']:6.1f} tokens"
         + ("" if per_correct is None else f"  {per_correct:6.1f} per correct answer")
         + f"  {content['questions']} questions"
+        + "".join(
+            f"  {content[share]:.1%} {words}"
+            for share, words in (("answer_found", "with an answer"), ("format", "in the form"))
+            if content.get(share, 1) < 1
+        )
         + (f"  {content['unscored']} not scored" if content["unscored"] else "")
     )
 
@@ -169,6 +183,8 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     content: dict[str, Any] = {"questions": len(rows)}
     for name, estimate in ESTIMATES.items():
         content |= _with_interval(name, estimate(columns))
+    if "format" in rows[0]:  # with a template only
+        content["format"] = sum(row["format"] for row in rows) / len(rows)
     return content | {
         "truncated": float(columns.truncated.mean()),
         "answer_found": sum(row["answer_found"] for row in rows) / len(rows),
@@ -195,6 +211,8 @@ def _markdown(content: Mapping[str, Any]) -> str:
                 _cell(found, "mean_tokens", ".1f"),
                 _cell(found, "tokens_per_correct", ".1f"),
                 f"{found['truncated']:.1%}",
+                f"{found['answer_found']:.1%}",
+                f"{found['format']:.1%}" if "format" in found else "–",
                 str(found["questions"]),
             ]
             lines.append(_row([model, *cells]))

@@ -165,7 +165,7 @@ def _row(question: Question, answer: Answer, reward: RewardConfig) -> dict[str, 
         "accuracy": parts["accuracy"],
         "answer_found": bool(parts["answer_found"]),
         "reward_error": bool(parts["reward_error"]),
-    }
+    } | ({} if reward.template == "none" else {"format": parts["format"]})
 
 
 class _Bar:

@@ -2,7 +2,7 @@
 
 import re
 
-from lipo_verl.rewards import exact, forms
+from lipo_verl.rewards import forms
 from lipo_verl.rewards.errors import TruthError
 
 _INNER = r"[^\W\u2e80-\uffff]"  # of a word; Chinese has no spaces between words
@@ -20,9 +20,7 @@ _STATED = re.compile(
     rf"\s*:?\s*{_LISTED}"
 )
 _STATED_IN_LOWER_CASE = re.compile(r"\banswer(?:\s+is)?\s*:?\s*([a-z])[.)]*$")
-_MARKED = re.compile(
-    rf"(?<!{_INNER})(?<!['’-])(?:\(([A-Za-z])\)|([A-Z])(?:\)|[.:](?=\s*[^\s.])))"
-)
+_MARKED = re.compile(rf"(?<!{_INNER})(?<!['’-])(?:\(([A-Za-z])\)|([A-Z])(?:\)|[.:](?=\s*[^\s.])))")
 _ALTERNATIVE = re.compile(rf"\b(?:or|and)\s+{_ALONE}")
 _LIST = re.compile(rf"{_ALONE}(?:{_ALSO})+")
 _DENIED = re.compile(

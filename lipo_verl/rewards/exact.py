@@ -123,8 +123,7 @@ def _unit(text: str) -> str:
 
 
 def _words(text: str) -> str:
-    text = forms.level(text).lower().strip("*` ")
-    text = text.rstrip(".").rstrip()
+    text = forms.level(text).lower().strip("*` ").rstrip(".*` ")
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1].strip().rstrip(".").rstrip()
     return _ARTICLE.sub("", text)

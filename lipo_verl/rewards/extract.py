@@ -10,16 +10,18 @@ _BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.S)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([A-Z]\b|-?[0-9](?:[0-9.,/]*[0-9])?)")
 _MARKER = re.compile(
     r"(?:\banswer(?:\s+is)?|答案(?:是|为)?)\s*(?:[*`]+\s*)?[:：]\s*[*`]*"
-    r"|\banswer\s+is(?=\s+\S)|答案[是为]|^####(?=[^#\n]+\Z)",
-    re.I | re.M,
+    r"|\banswer\s+is(?=\s+\S)|答案[是为]",
+    re.I,
 )
+_CLOSING = re.compile(r"^####[ \t]*([^#\s][^#\n]*)\Z", re.M)
+_EMPHASIS = re.compile(r"(\*\*|`{1,3})\s*(.*?)\s*\1", re.S)
 _SENTENCE = re.compile(r"[^\n]*?(?=[.。!！](?:\s|$)|\n|\Z)")
 
 
 def boxed(text: str) -> str | None:
     r"""What is in the last ``\boxed{}`` whose braces are balanced; in the inner one of nested ones.
 
-    Escaped braces do not count. ``\\boxed 9`` is a box of a number or a capital letter, where none
+    Escaped braces do not count. ``\boxed 9`` is a box of a number or a capital letter, where none
     has braces. One pass, however many boxes are left open.
     """
     open_braces: list[int | None] = []
@@ -47,24 +49,32 @@ def tagged(text: str) -> str | None:
 
 
 def marked(text: str) -> str | None:
-    """What follows the last ``Answer:``, ``答案：`` or closing ``####`` to the end, or the last
-    ``answer is`` to the end of its sentence."""
+    """What follows the last ``Answer:`` or ``答案：`` to the end, or the last ``answer is`` to the
+    end of its sentence."""
     marks = list(_MARKER.finditer(text))
     if not marks:
         return None
     rest = text[marks[-1].end() :].strip()
     stated = marks[-1][0].lower().endswith(("is", "是", "为"))
-    return (_SENTENCE.match(rest)[0] if stated else rest).strip("*` ")
+    return (_SENTENCE.match(rest)[0] if stated else rest).strip("*` \n")
+
+
+def closing(text: str) -> str | None:
+    """What follows ``####`` in the last line, as in GSM8K's solutions."""
+    found = _CLOSING.search(text.rstrip())
+    return found and found[1].strip()
 
 
 def anywhere(text: str) -> str | None:
-    """The last box inside the last answer tags, if there are any; else the box, else the marker."""
+    """The last box inside the last answer tags, if there are any; else the last box, what follows a
+    closing ``####``, or what follows the last marker."""
     inside = tagged(text)
     if inside is not None:
         found = boxed(inside)
         return inside if found is None else found
-    found = boxed(text)
-    return marked(text) if found is None else found
+    return next(
+        (found for find in (boxed, closing, marked) if (found := find(text)) is not None), None
+    )
 
 
 def whole(text: str) -> str:
@@ -89,4 +99,6 @@ def final_answer(response: str, how: str = "auto") -> str | None:
     _, _, after = response.rpartition("</think>")
     if "<think>" in after:
         return None
-    return EXTRACTORS[how](after) or None
+    found = EXTRACTORS[how](after)
+    emphasised = found and _EMPHASIS.fullmatch(found)
+    return (emphasised[2] if emphasised else found) or None

@@ -2,7 +2,7 @@
 
 A reward that fails in silence is a 0 that the model is trained on. So each kind of error is logged
 with its sample when it is first seen and at intervals, and an error rate over the limit ends the
-run. [ours]
+run; and there is a warning where nearly no response has an answer, or keeps the form. [ours]
 """
 
 import logging
@@ -19,6 +19,9 @@ LEAST = 64
 
 WINDOW = 256
 """Samples that the error rate looks back on."""
+
+NEARLY_NONE = 0.05
+"""The share of a window's responses up to which a missing answer or form is no accident."""
 
 _LOG_EVERY = 100
 _SHOWN = 3
@@ -64,14 +67,16 @@ class Health:
         with self._lock:
             self._recent.append(False)
 
-    def failed(self, error: Exception, sample: Sample) -> None:
+    def failed(self, error: Exception, sample: Sample, *, by_answer: bool = False) -> None:
         """Counts a sample that could not be scored.
 
-        Raises RewardErrorRate where there are too many of them.
+        by_answer: the answer's doing, so that it says nothing of the data and stops no run
+
+        Raises RewardErrorRate where there are too many others.
         """
         kind = type(error).__name__
         with self._lock:
-            self._recent.append(True)
+            self._recent.append(not by_answer)
             self.counts[kind] += 1
             count = self.counts[kind]
             described = f"{kind}: {error} ({sample})"
@@ -94,3 +99,56 @@ class Health:
                 *self._first,
             ]
         )
+
+
+class Silence:
+    """Warns, once each, where nearly no response has an answer, and where nearly none keeps the
+    template. Threads may share it.
+
+    extract, template: the settings of those names
+    """
+
+    def __init__(self, extract: str, template: str) -> None:
+        self.extract, self.template = extract, template
+        self._recent: deque[tuple[bool, bool, bool]] = deque(maxlen=WINDOW)
+        self._warned: set[str] = set()
+        self._lock = threading.Lock()
+
+    def saw(self, sample: Sample, *, found: bool, kept: bool, opened: bool) -> None:
+        """Counts a response.
+
+        found:  it has an answer
+        kept:   it keeps the template, or there is none
+        opened: it would keep the template if its prompt opened the thought
+        """
+        with self._lock:
+            self._recent.append((found, kept, opened))
+            if len(self._recent) < WINDOW:
+                return
+            answers, forms, openings = (sum(column) for column in zip(*self._recent, strict=True))
+            if answers <= NEARLY_NONE * WINDOW:
+                self._warn(
+                    "answers",
+                    f"{answers} of the last {WINDOW} responses have an answer where "
+                    f"extract={self.extract} looks for it; the others score 0. Ask for that form "
+                    "in the prompt, or set the reward's extract.",
+                    sample,
+                )
+            if forms <= NEARLY_NONE * WINDOW:
+                advice = (
+                    f"{openings} would if their prompt opened <think>, as some chat templates do: "
+                    "set the reward's think_in_prompt=true."
+                    if openings > NEARLY_NONE * WINDOW
+                    else "Ask for that form in the prompt, or set the reward's template."
+                )
+                self._warn(
+                    "forms",
+                    f"{forms} of the last {WINDOW} responses keep template={self.template}. "
+                    + advice,
+                    sample,
+                )
+
+    def _warn(self, kind: str, message: str, sample: Sample) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            logger.warning("%s The last one: %s", message, sample)

@@ -18,6 +18,7 @@ from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_la
 from latex2sympy2_extended.logic import And
 from math_verify import verify
 from math_verify.grader import should_treat_as_complex
+from sympy.core.relational import Relational
 
 from lipo_verl.rewards import exact, notation
 from lipo_verl.rewards.errors import TruthError
@@ -87,10 +88,11 @@ def _read(latex: str, real: bool):
         return number.value
     if _UNREADABLE.search(latex):
         return None
-    if _INEQUALITY.search(latex) and len(parts := re.split(r"\bor\b", latex)) > 1:
-        ranges = [_read(part, real) for part in parts]
-        return sympy.Union(*(each.as_set() for each in ranges)) if all(map(_is_solved, ranges)) else None
     try:
+        if _INEQUALITY.search(latex) and len(parts := re.split(r"\bor\b", latex)) > 1:
+            ranges = [_read(part, real) for part in parts]
+            solved = all(map(_is_solved, ranges))
+            return sympy.Union(*(each.as_set() for each in ranges)) if solved else None
         found = latex2sympy(
             normalize_latex(latex, _GRAMMAR),
             is_real=real,
@@ -114,9 +116,7 @@ def _values(found, other):
 def _same(found, gold) -> bool:
     if isinstance(found, Decimal) and isinstance(gold, Decimal):
         return found == gold
-    found, gold = (
-        sympy.Float(str(each), 40) if isinstance(each, Decimal) else each for each in (found, gold)
-    )
+    found, gold = _number(found), _number(gold)
     if isinstance(found, sympy.FiniteSet) and isinstance(gold, sympy.FiniteSet):
         left = list(gold.args)
         for each in found.args:
@@ -142,6 +142,13 @@ def _same(found, gold) -> bool:
     )
 
 
+def _number(value):
+    if not isinstance(value, Decimal):
+        return value
+    whole = value == value.to_integral_value()
+    return sympy.Integer(int(value)) if whole else sympy.Float(str(value), 40)
+
+
 def _close(found: sympy.Expr, gold: sympy.Expr) -> bool:
     """Equality of two numbers that doesn't round small ones to zero."""
     found, gold = found.doit(), gold.doit()
@@ -153,7 +160,7 @@ def _close(found: sympy.Expr, gold: sympy.Expr) -> bool:
 
 def _is_solved(relation) -> bool:
     """Whether it is an inequality of one variable and numbers, which states a set of values."""
-    if not isinstance(relation, sympy.core.relational.Relational | And):
+    if not isinstance(relation, Relational | And):
         return False
-    sides = [side for each in relation.atoms(sympy.core.relational.Relational) for side in each.args]
+    sides = [side for each in relation.atoms(Relational) for side in each.args]
     return all(side.is_Symbol or side.is_number for side in sides)

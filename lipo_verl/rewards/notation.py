@@ -29,9 +29,17 @@ _COUNTED_IN_CHINESE = re.compile(r"(?!.*(?:分之|[万亿千百十倍或和至�
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾", "0123456789+-ni()")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙᵢ", "0123456789+-ni")
+
+
+def _greek(letter: str) -> str:
+    return unicodedata.name(letter).split()[-1].lower().replace("lamda", "lambda")
+
+
 _SYMBOLS = str.maketrans(
     {
-        chr(code): rf"\{unicodedata.name(chr(code)).split()[-1].lower().replace('lamda', 'lambda')} "
+        chr(
+            code
+        ): rf"\{unicodedata.name(chr(code)).split()[-1].lower().replace('lamda', 'lambda')} "
         for code in range(0x3B1, 0x3CA)
     }
     | {"∞": r"\infty ", "×": r"\times ", "÷": r"\div ", "±": r"\pm ", "≈": r"\approx "}
@@ -47,7 +55,7 @@ _NOTATION = (
     (re.compile(r"[₀-₉₊₋ₙᵢ]+"), lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}"),
     (
         re.compile(r"[¼-¾⅐-⅞]"),
-        lambda m: r"\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", m[0]).split("⁄")),
+        lambda m: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", m[0]).split("⁄")),
     ),
     (re.compile(r"√ ?([0-9.]+|[A-Za-z])"), r"\\sqrt{\1}"),
     (re.compile(r"√(?= ?[({])|(?<![\\A-Za-z])sqrt(?= ?\()"), r"\\sqrt"),

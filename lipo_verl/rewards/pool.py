@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any
+from typing import IO, Any
 
 from lipo_verl.rewards.errors import (
     RewardSetupError,
@@ -90,8 +90,10 @@ class _Worker:
             [sys.executable, "-m", "lipo_verl.rewards.worker", function, str(timeout)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
+        os.set_blocking(self._process.stdin.fileno(), False)
         self._function = function
         self._ready = False
         self._received = b""
@@ -108,45 +110,56 @@ class _Worker:
     def call(self, arguments: tuple[Any, ...], timeout: float) -> Any:
         if not self._ready:
             self._start()
+        deadline = time.monotonic() + timeout
         try:
-            self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
-            self._process.stdin.flush()
+            self._send(json.dumps(arguments).encode() + b"\n", deadline)
+            message = self._receive(deadline)
         except BrokenPipeError:
             raise self._crashed() from None
-        message = self._receive(timeout)
+        except TimeoutError:
+            raise WorkerTimeout(f"no result after {timeout:g} s; the worker was killed") from None
         if "error" in message:
             raise WorkerRaised(message["error"])
         return message["value"]
 
     def _start(self) -> None:
         try:
-            message = self._receive(START_TIMEOUT)
-        except (WorkerTimeout, WorkerCrashed) as error:
+            message = self._receive(time.monotonic() + START_TIMEOUT)
+        except (TimeoutError, WorkerCrashed) as error:
             self.kill()
+            reason = str(error) or f"not ready after {START_TIMEOUT:g} s"
             raise RewardSetupError(
-                f"A worker process for {self._function} could not start: {error}"
+                f"A worker process for {self._function} could not start: {reason}"
             ) from None
         if "error" in message:
             self.kill()
             raise RewardSetupError(
                 f"A worker process cannot import {self._function}: {message['error']}. "
-                "Is everything installed? pip install 'lipo-verl[rewards]'"
+                "Is everything installed? pip install '.[rewards]' in a clone of lipo_verl."
             )
         self._ready = True
 
-    def _receive(self, timeout: float) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._received:
-                if not selector.select(max(deadline - time.monotonic(), 0)):
-                    raise WorkerTimeout(f"no result after {timeout:g} s; the worker was killed")
-                received = os.read(self._process.stdout.fileno(), 1 << 16)
-                if not received:
-                    raise self._crashed()
-                self._received += received
+    def _send(self, line: bytes, deadline: float) -> None:
+        while line:  # a long one doesn't fit into the pipe at once, and a stopped worker reads none
+            self._wait(self._process.stdin, selectors.EVENT_WRITE, deadline)
+            line = line[os.write(self._process.stdin.fileno(), line) :]
+
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        while b"\n" not in self._received:
+            self._wait(self._process.stdout, selectors.EVENT_READ, deadline)
+            received = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not received:
+                raise self._crashed()
+            self._received += received
         line, _, self._received = self._received.partition(b"\n")
         return json.loads(line)
+
+    @staticmethod
+    def _wait(pipe: IO[bytes], event: int, deadline: float) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, event)
+            if not selector.select(max(deadline - time.monotonic(), 0)):
+                raise TimeoutError
 
     def _crashed(self) -> WorkerCrashed:
         return WorkerCrashed(f"the worker process ended with code {self._process.wait()}")

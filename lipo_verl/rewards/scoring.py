@@ -10,14 +10,15 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lipo_verl.rewards import composite, exact, extract, format, pool
+from lipo_verl.rewards import composite, exact, extract, format, pool, truths
 from lipo_verl.rewards.errors import (
     RewardErrorRate,
     RewardSetupError,
     TruthError,
+    WorkerFailed,
     WorkerTimeout,
 )
-from lipo_verl.rewards.health import Health, Sample
+from lipo_verl.rewards.health import Health, Sample, Silence
 
 Task = Literal["exact", "choice", "relaxed", "ocr", "anls", "math"]
 TASKS: tuple[str, ...] = get_args(Task)
@@ -45,13 +46,16 @@ class RewardConfig(BaseModel):
     template: Literal["none", "think_boxed", "think_answer"] = Field(
         "none", description="the form that the prompt asks for; none: no format reward"
     )
+    think_in_prompt: bool = Field(
+        False, description="the chat template opens <think>, so that responses start behind it"
+    )
     format_weight: float = Field(
         composite.FORMAT_WEIGHT, ge=0, le=1, description="accuracy gets the rest"
     )
     timeout: float = Field(5.0, gt=0, description="seconds for one comparison of task=math")
     workers: int = Field(4, ge=1, description="most processes for task=math, per reward process")
     error_limit: float = Field(
-        0.2, ge=0, le=1, description="stop above this share of samples that could not be scored"
+        0.2, ge=0, le=1, description="stop above this share of samples that no answer could score"
     )
 
     @classmethod
@@ -95,12 +99,13 @@ class RewardConfig(BaseModel):
             )
         raise RewardSetupError(
             f"Nothing says how to score data source {data_source!r}. Set the reward's keyword "
-            f"argument task, or tasks.<data source>, to one of: {', '.join(TASKS)}."
+            "argument task, or tasks where it differs by data source (on a command line "
+            f"'tasks={{{data_source}: TASK}}'), to one of: {', '.join(TASKS)}."
         )
 
 
 def score_response(
-    response: str,
+    response: str | None,
     ground_truth: Any,
     task: str,
     config: RewardConfig,
@@ -108,6 +113,7 @@ def score_response(
 ) -> dict[str, float]:
     """The score of one response, and its parts; the same keys always.
 
+    response:     None counts as one without an answer
     ground_truth: a text or number, or a sequence of them, of which the best counts
     returns:
       score           accuracy and format by their weights; accuracy alone with template=none
@@ -122,23 +128,32 @@ def score_response(
     """
     health = shared_health(config.error_limit)
     health.check()
+    response = "<think>" * config.think_in_prompt + (response or "")
+    sample = Sample(data_source, response, ground_truth)
     answer = extract.final_answer(response, config.extract)
     accuracy, error = 0.0, None
     try:
-        truths = _truths(ground_truth)
+        wanted = truths.texts(ground_truth)
         if answer is not None:
-            accuracy = _accuracy(answer, truths, task, config)
+            accuracy = _accuracy(answer, wanted, task, config)
     except (RewardSetupError, RewardErrorRate):
         raise
     except Exception as caught:
         error = caught
-        health.failed(caught, Sample(data_source, response, ground_truth))
+        by_answer = isinstance(caught, WorkerFailed) and _comparable(
+            tuple(wanted), config.workers, config.timeout
+        )
+        health.failed(caught, sample, by_answer=by_answer)
     else:
         health.succeeded()
-    kept, score = 1.0, accuracy
+    kept, opened, score = 1.0, False, accuracy
     if config.template != "none":
         kept = format.score(response, config.template)
         score = composite.combine(accuracy, kept, config.format_weight)
+        opened = not kept and bool(format.score(f"<think>{response}", config.template))
+    _shared_silence(os.getpid(), config.extract, config.template).saw(
+        sample, found=answer is not None, kept=bool(kept), opened=opened
+    )
     return {
         "score": score,
         "accuracy": accuracy,
@@ -159,28 +174,40 @@ def shared_health(limit: float) -> Health:
         return _health.setdefault((os.getpid(), limit), Health(limit))
 
 
-def _truths(ground_truth: Any) -> list[str]:
-    several = hasattr(ground_truth, "__iter__") and not isinstance(ground_truth, str | Mapping)
-    truths = list(ground_truth) if several else [ground_truth]
-    for truth in truths:
-        if isinstance(truth, Mapping) or truth is None or not str(truth).strip():
-            raise TruthError(
-                f"The ground truth {ground_truth!r} is empty or no text; it must be a text, a "
-                "number, or a list of them."
-            )
-    if not truths:
-        raise TruthError("The ground truth is an empty list.")
-    return [str(truth) for truth in truths]
+@functools.cache
+def _shared_silence(process: int, extract: str, template: str) -> Silence:
+    return Silence(extract, template)
 
 
-def _accuracy(answer: str, truths: list[str], task: str, config: RewardConfig) -> float:
-    if task != "math":
+def _accuracy(answer: str, wanted: list[str], task: str, config: RewardConfig) -> float:
+    """The best of the scores against each truth; what one of them raises where none is scored."""
+    if task == "math":
+        if any(exact.score(answer, truth) for truth in wanted):
+            return 1.0  # most right answers end here, without a process
+        scorer = pool.shared_pool(_MATH, size=config.workers, timeout=config.timeout).run
+    else:
         scorer = _scorer(task)
-        return max(scorer(answer, truth) for truth in truths)
-    if any(exact.score(answer, truth) for truth in truths):
-        return 1.0  # most right answers end here, without a process
-    processes = pool.shared_pool(_MATH, size=config.workers, timeout=config.timeout)
-    return float(any(processes.run(answer, truth) for truth in truths))
+    best, failure = 0.0, None
+    for truth in wanted:
+        try:
+            best = max(best, float(scorer(answer, truth)))
+        except (TruthError, WorkerFailed) as error:
+            failure = failure or error
+    if failure is not None and not best:
+        raise failure
+    return best
+
+
+@functools.lru_cache(4096)
+def _comparable(wanted: tuple[str, ...], workers: int, timeout: float) -> bool:
+    """Whether the truths can be compared with some answer, so that another failed by itself."""
+    processes = pool.shared_pool(_MATH, size=workers, timeout=timeout)
+    try:
+        for truth in wanted:
+            processes.run("0", truth)
+    except WorkerFailed:
+        return False
+    return True
 
 
 @functools.cache
@@ -190,7 +217,7 @@ def _scorer(task: str) -> Callable[[str, str], float]:
         return getattr(importlib.import_module(f"lipo_verl.rewards.{module}"), function)
     except ImportError as error:
         raise RewardSetupError(
-            f"task={task} needs {error.name}: pip install 'lipo-verl[rewards]'"
+            f"task={task} needs {error.name}: pip install '.[rewards]' in a clone"
         ) from error
 
 

@@ -109,5 +109,5 @@ def test_an_option_that_vllm_does_not_have_gets_a_hint():
 
 def test_without_vllm_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "vllm", None)
-    with pytest.raises(EvaluationError, match=r"pip install 'lipo-verl\[gpu\]'"):
+    with pytest.raises(EvaluationError, match=r"pip install '\.\[gpu,evaluate\]'"):
         engine.check_options({})

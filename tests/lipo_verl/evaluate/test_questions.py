@@ -127,6 +127,8 @@ def test_a_bad_picture_is_named_by_file_and_row(write, changes, message):
         ({"prompt": "What?"}, "row 0: prompt must be a list of messages"),
         ({"prompt": []}, "row 0: prompt must be a list of messages"),
         ({"reward_model": {"style": "rule"}}, "row 0: reward_model has no ground_truth"),
+        ({"reward_model": {"ground_truth": float("nan")}}, "row 0: The ground truth nan is empty"),
+        ({"reward_model": {"ground_truth": [["7"]]}}, "row 0: The ground truth .* holds list"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_number(write, changes, message):

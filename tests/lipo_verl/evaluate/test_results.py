@@ -46,6 +46,19 @@ def test_figures_are_those_of_the_answers(pair):
     assert pair.rows() == rows
 
 
+def test_missing_answers_and_a_missing_form_show_in_the_line_and_the_table(pair, tmp_path):
+    content = pair.write([row(0, format=1.0), row(1, 0.0, format=0.0, answer_found=False)], {})
+    assert "50.0% with an answer  50.0% in the form" in results.line(content)
+    table = results.write_summary(tmp_path, [pair], []).read_text()
+    assert "| answer found | form kept |" in table and "| 50.0% | 50.0% |" in table
+
+
+def test_a_line_says_nothing_of_answers_that_are_all_there(pair, tmp_path):
+    line = results.line(pair.write([row(0)], {}))
+    assert "with an answer" not in line and "in the form" not in line
+    assert "| 100.0% | – |" in results.write_summary(tmp_path, [pair], []).read_text()
+
+
 def test_several_data_sources_are_told_apart(pair):
     content = pair.write([row(0, 1.0, 10, "a"), row(1, 0.0, 30, "b"), row(2, 1.0, 20, "a")], {})
     assert content["by_source"]["a"]["mean_tokens"] == 15

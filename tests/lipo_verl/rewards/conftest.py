@@ -8,3 +8,5 @@ from lipo_verl.rewards import scoring
 @pytest.fixture(autouse=True)
 def no_errors_yet():
     scoring._health.clear()
+    scoring._shared_silence.cache_clear()
+    scoring._comparable.cache_clear()

@@ -32,6 +32,23 @@ NAMED = [
     ("The correct answer is option D", "D"),
     ("I'm sure it is C", "C"),
     ("A. a dog", "A"),
+    ("b. a red bar", "B"),
+    ("B．红色", "B"),
+    ("选C", "C"),
+    ("故选 C。", "C"),
+    ("答案是C", "C"),
+    ("选项C", "C"),
+    ("D. Both A and C", "D"),
+    ("(D) Neither A nor B", "D"),
+    ("D. All of these (A, B, C)", "D"),
+    ("B. Figure A or C", "B"),
+    ("C: A, then B", "C"),
+    ("B) A > C", "B"),
+    ("A. Only I and II", "A"),
+    ("(B) 12 cm, not (A) 10 cm", "B"),
+    ("The answer is D. A is incorrect.", "D"),
+    ("\\mathbf{(B)}\\ 12", "B"),
+    ("$B$", "B"),
 ]
 NONE = [
     "",
@@ -52,6 +69,19 @@ NONE = [
     "A. a dog or B.",
     "B, not A",
     "not B",
+    "Not B",
+    "NOT (B)",
+    "Neither A nor B",
+    "All except B",
+    "It isn't B",
+    "The answer is not B",
+    "B is wrong",
+    "(B) is incorrect",
+    "rule out B",
+    "不选B",
+    "选A或B",
+    "A. 5, B. 6",
+    "A) and B)",
     "Both A and B",
 ]
 
@@ -94,5 +124,6 @@ def test_a_degenerate_answer_costs_no_time():
     start = time.perf_counter()
     choice.letter("The answer is A" + " ," * 5000)
     choice.letter("A or " * 5000)
+    choice.letter("not A, " * 5000)
     choice.letter("(" * 20000)
     assert time.perf_counter() - start < 1

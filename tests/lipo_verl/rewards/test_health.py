@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lipo_verl.rewards.errors import RewardErrorRate, TruthError, WorkerTimeout
-from lipo_verl.rewards.health import LEAST, WINDOW, Health, Sample
+from lipo_verl.rewards.health import LEAST, NEARLY_NONE, WINDOW, Health, Sample, Silence
 
 SAMPLE = Sample("charts/val", "x" * 1000 + " the end", "42")
 
@@ -71,3 +71,46 @@ def test_eight_threads_lose_no_count():
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: health.failed(TruthError("x"), SAMPLE), range(2000)))
     assert health.counts["TruthError"] == 2000
+
+
+def test_errors_of_answers_are_counted_but_stop_no_run():
+    health = Health(limit=0)
+    for _ in range(2 * WINDOW):
+        health.failed(WorkerTimeout("too slow"), SAMPLE, by_answer=True)
+    health.check()
+    assert health.counts["WorkerTimeout"] == 2 * WINDOW
+
+
+FEW = int(NEARLY_NONE * WINDOW)
+FINE = {"found": True, "kept": True, "opened": False}
+
+
+def silence_after(few, **missing):
+    silence = Silence("boxed", "think_boxed")
+    for number in range(3 * WINDOW):
+        silence.saw(SAMPLE, **(FINE if number % WINDOW < few else FINE | missing))
+
+
+def test_a_window_nearly_without_answers_is_one_warning_that_says_where_they_were_sought(caplog):
+    silence_after(FEW, found=False)
+    (record,) = caplog.records
+    assert f"{FEW} of the last {WINDOW} responses have an answer where extract=boxed" in caplog.text
+    assert "the end'" in record.getMessage()
+
+
+def test_a_template_that_nearly_nothing_keeps_is_one_warning(caplog):
+    silence_after(FEW, kept=False)
+    (record,) = caplog.records
+    assert f"{FEW} of the last {WINDOW} responses keep template=think_boxed." in record.getMessage()
+    assert "think_in_prompt" not in record.getMessage()
+
+
+def test_a_thought_that_the_prompt_opened_is_recognised(caplog):
+    silence_after(FEW, kept=False, opened=True)
+    (record,) = caplog.records
+    assert "set the reward's think_in_prompt=true" in record.getMessage()
+
+
+def test_some_missing_answers_are_no_warning(caplog):
+    silence_after(FEW + 1, found=False, kept=False)
+    assert not caplog.records

@@ -56,5 +56,19 @@ def test_case_counts_for_similarity_alone():
     assert ocr.anls("ab", "ax") == 0.0
 
 
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [
+        ("\\text{Mind the gap}", "Mind the gap"),
+        ("20\\% off", "20% off"),
+        ("Fish \\& Chips, \\$7", "Fish & Chips, $7"),
+        ("ＯＰＥＮ：９", "OPEN:9"),
+        ("first\\\\second", "first\nsecond"),
+    ],
+)
+def test_a_reading_in_a_box_is_latex(answer, truth):
+    assert ocr.similarity(answer, truth) == ocr.anls(answer, truth) == 1.0
+
+
 def test_composed_and_decomposed_letters_are_the_same():
     assert ocr.similarity("e\u0301", "\u00e9") == 1.0

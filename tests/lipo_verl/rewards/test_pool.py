@@ -82,6 +82,18 @@ def test_a_worker_that_died_while_idle_is_replaced_unnoticed(pool):
     assert add.run(1, 2) == 3
 
 
+def test_a_stopped_worker_is_a_timeout_however_long_the_arguments(pool):
+    add = pool("operator:add", timeout=2)
+    add.run("a", "b")
+    (worker,) = adders()
+    worker.suspend()
+    start = time.monotonic()
+    with pytest.raises(WorkerTimeout):
+        add.run("a" * 400_000, "b")
+    assert time.monotonic() - start < 4
+    assert add.run("a" * 400_000, "b") == "a" * 400_000 + "b"
+
+
 def test_an_exception_keeps_its_words_and_the_worker(pool):
     divide = pool("operator:truediv")
     with pytest.raises(WorkerRaised, match="ZeroDivisionError: division by zero"):

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from lipo_verl.rewards import pool, scoring
 from lipo_verl.rewards.errors import RewardErrorRate, RewardSetupError
+from lipo_verl.rewards.health import WINDOW
 from lipo_verl.rewards.scoring import RewardConfig, score_response
 
 needs_math_verify = pytest.mark.skipif(
@@ -63,12 +64,48 @@ def test_format_counts_by_its_weight_where_there_is_a_template():
     assert score("\\boxed{8}", "7", "exact", **settings)["score"] == 0.0
 
 
-@pytest.mark.parametrize("truth", [None, "", "  ", [], ["7", ""], {"a": 1}])
+@pytest.mark.parametrize("truth", [None, "", "  ", [], ["", None], {"a": 1}])
 def test_a_truth_that_says_nothing_is_an_error_with_the_same_parts(truth, caplog):
     parts = score("\\boxed{7}", truth, "exact")
     assert parts["reward_error"] == 1.0 and parts["score"] == 0.0
     assert parts.keys() == score("\\boxed{7}", "7", "exact").keys()
     assert repr(truth) in caplog.text
+
+
+def test_an_empty_alias_is_none_and_a_missing_truth_is_no_answer():
+    assert score("\\boxed{7}", ["7", "", None], "exact")["score"] == 1.0
+    parts = score("\\boxed{nan}", float("nan"), "exact")
+    assert (parts["score"], parts["reward_error"]) == (0.0, 1.0)
+
+
+def test_one_truth_that_cannot_be_scored_leaves_the_others():
+    assert score("\\boxed{B}", ["26", "B"], "choice")["score"] == 1.0
+    assert score("\\boxed{A}", ["26", "B"], "choice")["reward_error"] == 1.0
+
+
+def test_no_response_is_one_without_an_answer():
+    parts = score(None, "7", "exact", template="think_boxed")
+    assert (parts["score"], parts["answer_found"], parts["reward_error"]) == (0.0, 0.0, 0.0)
+
+
+def test_a_thought_that_the_prompt_opens_is_completed():
+    settings = {"template": "think_boxed", "think_in_prompt": True}
+    assert score("hm</think> \\boxed{7}", "7", "exact", **settings)["score"] == 1.0
+    assert score(THOUGHT + "\\boxed{7}", "7", "exact", **settings)["format"] == 0.0
+    cut = score("it may be \\boxed{7}, but", "7", "exact", **settings)
+    assert (cut["score"], cut["answer_found"]) == (0.0, 0.0)
+
+
+def test_a_form_that_the_prompt_begins_is_found_and_said(caplog):
+    for _ in range(WINDOW):
+        score("hm</think> \\boxed{7}", "7", "exact", template="think_boxed")
+    assert f"{WINDOW} would if their prompt opened <think>" in caplog.text
+
+
+def test_a_run_of_responses_without_answers_is_said(caplog):
+    for _ in range(WINDOW):
+        score("seven", "7", "exact", extract="tags")
+    assert "have an answer where extract=tags looks" in caplog.text
 
 
 def test_too_many_errors_stop_the_scoring_of_good_samples_too():
@@ -96,6 +133,23 @@ def test_an_expression_that_hangs_is_a_timeout_and_the_next_is_scored(caplog):
     assert (parts["score"], parts["reward_error"], parts["reward_timeout"]) == (0.0, 1.0, 1.0)
     assert "9^{9^{9^{9}}}" in caplog.text
     assert score("\\boxed{2/4}", "0.5", "math", **settings)["score"] == 1.0
+
+
+def test_answers_that_hang_stop_no_run_and_truths_that_hang_do(monkeypatch, tmp_path):
+    (tmp_path / "hangs.py").write_text(
+        "import time\ndef compare(a, b):\n    time.sleep(60 * ('hang' in a + b))\n"
+        "    return a == '1'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(scoring, "_MATH", "hangs:compare")
+    monkeypatch.setattr("lipo_verl.rewards.health.LEAST", 2)
+    settings = {"workers": 1, "timeout": 0.5, "error_limit": 0}
+    for _ in range(2):
+        parts = score("\\boxed{hang}", "3", "math", **settings)
+        assert (parts["score"], parts["reward_timeout"]) == (0.0, 1.0)
+    assert score("\\boxed{1}", "3", "math", **settings)["score"] == 1.0
+    with pytest.raises(RewardErrorRate, match="WorkerTimeout"):
+        score("\\boxed{1}", "hang", "math", **settings)
 
 
 def test_an_exact_match_needs_no_process(monkeypatch):
@@ -165,6 +219,7 @@ def test_the_task_of_a_sample(settings, source, extra, task):
     ("source", "extra", "words"),
     [
         ("geometry3k", None, "'geometry3k'.*keyword argument task.*exact, choice"),
+        ("lab/Data-v1.5", None, "'tasks={lab/Data-v1.5: TASK}'"),
         ("geometry3k", {"reward_task": "orc"}, "'orc'.*Did you mean ocr"),
     ],
 )
@@ -176,6 +231,6 @@ def test_a_sample_without_a_task_is_a_setup_error(source, extra, words):
 def test_a_missing_package_is_a_setup_error(monkeypatch):
     scoring._scorer.cache_clear()
     monkeypatch.setitem(scoring._SCORERS, "ocr", "no_such_module:similarity")
-    with pytest.raises(RewardSetupError, match=r"task=ocr .*lipo-verl\[rewards\]"):
+    with pytest.raises(RewardSetupError, match=r"task=ocr .*'\.\[rewards\]'"):
         score("\\boxed{a}", "a", "ocr")
     scoring._scorer.cache_clear()
