@@ -186,15 +186,16 @@ def inspect(
 
     if png is not None:
         _need_matplotlib(png)
+    partial = False
     if len(models) > 1:
         base, experts = models[0], models[1:]
     elif Path(models[0]).suffix in (".yaml", ".yml"):
         config = _load(Path(models[0]), None)
-        base, experts = config.base, config.experts
+        base, experts, partial = config.base, config.experts, config.partial_experts
     else:
         raise InputError(f"name experts too: amm inspect {models[0]} EXPERT, or a YAML file.")
     with _progress_bar() as progress:
-        found = run_inspect(base, experts, progress=progress)
+        found = run_inspect(base, experts, partial_experts=partial, progress=progress)
     if png is not None:
         png.write_bytes(found.picture())
     if as_json:

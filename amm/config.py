@@ -80,6 +80,8 @@ class MergeConfig(Settings):
         base: folder of the model that the experts were trained from, or its id on the Hub.
         experts: Hugging Face folders, FSDP shards of verl or EasyR1, LoRA adapters, or ids on the
             Hub (`org/name` or `org/name@revision`) where there is no such folder.
+        partial_experts: an expert may cover a part of the base; the rest is carried over from the
+            base, as if that had been frozen.
         output: the folder to write; it must not exist, or be empty.
         method: name of the merge method.
         parameters: settings of the method.
@@ -98,6 +100,7 @@ class MergeConfig(Settings):
 
     base: Source
     experts: tuple[Source, ...] = Field(min_length=1)
+    partial_experts: bool = False
     output: Folder
     method: str = "amm"
     parameters: dict[str, Any] = Field(default_factory=dict)

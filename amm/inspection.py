@@ -102,6 +102,7 @@ def inspect(
     base: str | Path,
     experts: Sequence[str | Path],
     *,
+    partial_experts: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> Inspection:
     """Measure the experts' task vectors; reads all weights once, a tensor at a time.
@@ -109,6 +110,7 @@ def inspect(
     Args:
         base: the model that the experts were trained from.
         experts: K experts, in any of the forms that can be merged.
+        partial_experts: experts may lack tensors, which count as unchanged.
         progress: called after each tensor with its name and the share of the tensors that is done.
 
     Raises:
@@ -116,7 +118,7 @@ def inspect(
     """
     origin = open_checkpoint(base)
     opened = [open_checkpoint(path, origin) for path in experts]
-    names = align(origin, opened)
+    names = align(origin, opened, partial=partial_experts)
     count = sum(origin.dtype(key) in MERGEABLE for key in origin.keys())
     surveyed: list[Surveyed] = []
     ranks: dict[str, list[Rank | None]] = {}
@@ -125,7 +127,9 @@ def inspect(
         if tensor.linear:
             start = origin.read(tensor.name).float()
             ranks[tensor.name] = [
-                rank(expert.read(own[tensor.name]).float() - start)
+                None
+                if own[tensor.name] is None
+                else rank(expert.read(own[tensor.name]).float() - start)
                 for expert, own in zip(opened, names, strict=True)
             ]
         if progress is not None:

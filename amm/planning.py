@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -25,10 +25,10 @@ from amm.checkpoints import Checkpoint, open_checkpoint
 from amm.checkpoints.donor import donor_folder, other_files
 from amm.checkpoints.fsdp import FsdpCheckpoint
 from amm.checkpoints.keys import (
-    EMBEDDING,
-    HEAD,
     Difference,
-    by_common_name,
+    Matching,
+    advice,
+    layout_of,
     match,
     same_tensor,
 )
@@ -140,6 +140,7 @@ def plan(
     experts: Sequence[str | Path],
     *,
     output: str | Path = "merged",
+    partial_experts: bool = False,
     method: str = "amm",
     parameters: Mapping[str, Any] | None = None,
     save_dtype: str | None = None,
@@ -152,6 +153,7 @@ def plan(
         base: see `amm.merge`, as for the others but the last.
         experts: the experts.
         output: where the merged model would go.
+        partial_experts: experts may lack tensors.
         method: merge method.
         parameters: settings of the method.
         save_dtype: dtype of the merged weights.
@@ -165,6 +167,7 @@ def plan(
         "base": base,
         "experts": experts,
         "output": output,
+        "partial_experts": partial_experts,
         "method": method,
         "parameters": dict(parameters or {}),
         "save_dtype": save_dtype,
@@ -179,12 +182,11 @@ def plan_config(config: MergeConfig, *, deep: bool = False) -> Plan:
     experts = [open_checkpoint(path, base) for path in config.experts]
     found = Plan(deep=deep, max_memory=config.max_memory)
     found.inputs = [_input(checkpoint) for checkpoint in (base, *experts)]
-    matching = match(base, experts)
+    matching = match(base, experts, partial=config.partial_experts)
     found.differences = matching.differences
-    found.warnings += matching.notes
     _report_differences(found)
     surveyed = list(survey(base, experts, matching.names, deep=deep))
-    _examine(found, config, base, experts, surveyed)
+    _examine(found, config, base, experts, matching, surveyed)
     if not found.differences:
         _plan_work(found, surveyed, config)
     return found
@@ -192,11 +194,11 @@ def plan_config(config: MergeConfig, *, deep: bool = False) -> Plan:
 
 def doubts(job: Job) -> list[str]:
     """What a plan, by a sample of each tensor, would say against a merge or warn of; sentences."""
-    found, surveyed = Plan(warnings=list(job.matching.notes)), []
+    found, surveyed = Plan(), []
     for tensor in survey(job.base, job.experts, job.matching.names, deep=False):
         surveyed.append(tensor)
         job.drop_pages()
-    _examine(found, job.config, job.base, job.experts, surveyed)
+    _examine(found, job.config, job.base, job.experts, job.matching, surveyed)
     return [*found.problems, *found.warnings]
 
 
@@ -205,10 +207,13 @@ def _examine(
     config: MergeConfig,
     base: Checkpoint,
     experts: Sequence[Checkpoint],
+    matching: Matching,
     surveyed: Sequence[Surveyed],
 ) -> None:
     """Report what the inputs' files and weights say of themselves."""
-    _compare_files(found, base, experts)
+    found.warnings += matching.notes
+    whole = [e for e, carried in zip(experts, matching.carried, strict=True) if not carried]
+    _compare_files(found, base, experts, whole)
     _report_other_files(found, donor_folder(config.copy_files_from, base))
     _report_weights(found, surveyed, base, experts)
 
@@ -230,28 +235,36 @@ def _input(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _head(checkpoint: Checkpoint) -> str:
-    keys = by_common_name(checkpoint)
-    if HEAD not in keys:
+    found = layout_of(checkpoint)
+    heads = [key for key in found.vocabulary - found.embeddings if key.endswith(".weight")]
+    if not found.embeddings:
+        return "none" if not heads else "its own"
+    if not heads:
         return "tied to the embedding"
-    if EMBEDDING in keys and same_tensor(checkpoint, keys[HEAD], keys[EMBEDDING]):
+    if all(any(same_tensor(checkpoint, head, e) for e in found.embeddings) for head in heads):
         return "stored, equal to the embedding"
     return "its own"
 
 
 def _report_differences(found: Plan) -> None:
-    for expert, count in Counter(d.expert for d in found.differences).items():
+    experts: dict[str, list[Difference]] = defaultdict(list)
+    for difference in found.differences:
+        experts[difference.expert].append(difference)
+    for expert, listed in experts.items():
+        count = "1 tensor doesn't" if len(listed) == 1 else f"{len(listed)} tensors don't"
         found.problems.append(
-            f"{expert}: {count} tensors don't fit the base (see the table of differences); give an"
-            " expert that was trained from this base."
+            f"{expert}: {count} fit the base (see the table of differences). {advice(listed)}"
         )
 
 
-def _compare_files(found: Plan, base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
+def _compare_files(
+    found: Plan, base: Checkpoint, experts: Sequence[Checkpoint], whole: Sequence[Checkpoint]
+) -> None:
     mine, words = _architecture(base.files_folder), _vocabulary(base.files_folder)
     for expert in experts:
         theirs = _architecture(expert.files_folder)
         for key in sorted(mine.keys() & theirs.keys()):
-            if mine[key] != theirs[key]:
+            if mine[key] != theirs[key] and (expert in whole or key == "vocab_size"):
                 found.problems.append(
                     f"{expert.path}: its config.json has {key} {theirs[key]}, the base's"
                     f" {mine[key]}; they aren't the same model."

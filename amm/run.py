@@ -94,6 +94,7 @@ def merge(
     experts: Sequence[str | Path],
     *,
     output: str | Path,
+    partial_experts: bool = False,
     method: str = "amm",
     parameters: Mapping[str, Any] | None = None,
     save_dtype: str | None = None,
@@ -116,6 +117,7 @@ def merge(
         base: see `amm.config.MergeConfig`, as for all but the last.
         experts: the experts.
         output: folder to write.
+        partial_experts: experts may lack tensors, which are carried over from the base.
         method: merge method.
         parameters: settings of the method.
         save_dtype: dtype of the merged weights, by default the base's.
@@ -139,6 +141,7 @@ def merge(
         "base": base,
         "experts": experts,
         "output": output,
+        "partial_experts": partial_experts,
         "method": method,
         "parameters": dict(parameters or {}),
         "save_dtype": save_dtype,

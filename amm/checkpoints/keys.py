@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,7 @@ class Matching:
         copies: further name of a matrix that the base stores several times → its first name.
         names: for each expert, the base's key → the expert's, where the two fit; None where the
             base's own tensor stands for the expert's.
+        carried: for each expert, the base's tensors that it lacks, where that is asked for.
         differences: all that doesn't fit.
         notes: sentences on what was passed over, renamed, or taken from the base.
     """
@@ -105,6 +106,7 @@ class Matching:
     layout: Layout
     copies: dict[str, str]
     names: list[dict[str, str | None]]
+    carried: list[list[str]]
     differences: list[Difference]
     notes: list[str]
 
@@ -128,15 +130,21 @@ def common_name(key: str) -> str:
     return key
 
 
-def by_common_name(checkpoint: Checkpoint) -> dict[str, str]:
+def by_common_name(
+    checkpoint: Checkpoint, rename: Callable[[str], str] = lambda key: key
+) -> dict[str, str]:
     """Common name → key, for all tensors of a checkpoint.
+
+    Args:
+        checkpoint: where they are.
+        rename: what is done to a key first.
 
     Raises:
         InputError: two of its keys are names of one tensor.
     """
     names: dict[str, str] = {}
     for key in checkpoint.keys():
-        twin = names.setdefault(common_name(key), key)
+        twin = names.setdefault(common_name(rename(key)), key)
         if twin != key:
             raise InputError(
                 f"{checkpoint.path} holds both {twin} and {key}, two names of one tensor; remove"
@@ -183,8 +191,8 @@ def match(base: Checkpoint, experts: Sequence[Checkpoint], *, partial: bool = Fa
     """Match every expert's tensors with the base's.
 
     An expert may store a matrix of the vocabulary under other names than the base does, or more of
-    them, as long as they hold the same. Buffers that are computed anew, and counters, are the
-    base's.
+    them, as long as they hold the same. Its names may all have, or lack, one beginning. Buffers
+    that are computed anew, and counters, are the base's.
 
     Args:
         base: names and shapes that the output will have.
@@ -205,18 +213,21 @@ def match(base: Checkpoint, experts: Sequence[Checkpoint], *, partial: bool = Fa
         layout=known.layout,
         copies=known.copies,
         names=[found.names for found in matches],
+        carried=[found.carried for found in matches],
         differences=[difference for found in matches for difference in found.differences],
         notes=[f"{', '.join(paths)}: {note}" for note, paths in notes.items()],
     )
 
 
-def align(base: Checkpoint, experts: Sequence[Checkpoint]) -> list[dict[str, str | None]]:
+def align(
+    base: Checkpoint, experts: Sequence[Checkpoint], *, partial: bool = False
+) -> list[dict[str, str | None]]:
     """The names of a complete `match`.
 
     Raises:
         InputError: see `Matching.check` and `match`.
     """
-    return match(base, experts).check().names
+    return match(base, experts, partial=partial).check().names
 
 
 def differences(base: Checkpoint, experts: Sequence[Checkpoint]) -> list[Difference]:
@@ -265,24 +276,73 @@ class _Match:
         self.names: dict[str, str | None] = {}
         self.differences: list[Difference] = []
         self.notes: list[str] = []
-        theirs = by_common_name(expert)
+        self.carried: list[str] = []
+        self._kept: set[str] = set()
+        theirs = self._their_names()
         own = {key: theirs.pop(name) for name, key in base.names.items() if name in theirs}
         for key in base.names.values():
-            self._match(key, own)
+            self._match(key, own, partial=partial and bool(own))
         for key in theirs.values():
             self._leave_out(key, own)
+        if self._kept:
+            self.notes.append(
+                f"{', '.join(sorted(self._kept))}: buffers that loaders compute anew, or counters,"
+                " which differ or are in one of the two only; the output has the base's."
+            )
+        if self.carried:
+            self.notes.append(
+                f"it covers a part of the base; {len(self.carried)} of {len(base.names)} tensors"
+                f" are carried over from the base: {', '.join(_parts(self.carried, own))}."
+            )
 
-    def _match(self, key: str, own: Mapping[str, str]) -> None:
+    def _their_names(self) -> dict[str, str]:
+        """Common name → key, brought to the base's beginning where the two share no name."""
+        keys, ours = self.expert.keys(), self.base.names
+        wrappers = {found[0] for key in keys for found in _WRAPPER.finditer(key)}
+        if wrappers:
+            self._read_without(", ".join(sorted(wrappers)))
+        names = by_common_name(self.expert)
+        if not names or names.keys() & ours.keys():
+            return names
+
+        def fitting(rename: Callable[[str], str]) -> int:
+            renamed = {common_name(rename(key)): key for key in keys}
+            both = renamed.keys() & ours.keys()
+            shape, base = self.expert.shape, self.base.checkpoint
+            return sum(shape(renamed[name]) == base.shape(ours[name]) for name in both)
+
+        longest = max(keys, key=len)
+        less = [longest[: at + 1] for at, character in enumerate(longest) if character == "."]
+        more = [key.removesuffix(longest) for key in ours.values() if key.endswith(f".{longest}")]
+        fits = {
+            ("without", part): fitting(lambda key, p=part: key.removeprefix(p)) for part in less
+        }
+        fits |= {("as", part): fitting(lambda key, p=part: p + key) for part in more}
+        best = [way for way, count in fits.items() if 0 < count == max(fits.values())]
+        if not best or (len(best) > 1 and best[0][0] == "as"):
+            return names
+        way, part = best[0]
+        if way == "without":
+            self._read_without(part)
+            return by_common_name(self.expert, lambda key: key.removeprefix(part))
+        self.notes.append(f"its tensors are taken for those of the base that begin with {part}")
+        return by_common_name(self.expert, lambda key: part + key)
+
+    def _read_without(self, part: str) -> None:
+        self.notes.append(f"its names are read without the prefix {part}")
+
+    def _match(self, key: str, own: Mapping[str, str], *, partial: bool) -> None:
         base, expert = self.base.checkpoint, self.expert
         first = self.base.copies.get(key, key)
         group = [first, *(k for k, other in self.base.copies.items() if other == first)]
         stored = [own[twin] for twin in group if twin in own]
+        if _is_kept(base, key):
+            self.names[key] = None
+            if not stored or not _equal(base, key, expert, stored[0]):
+                self._kept.add(key.rpartition(".")[2])
+            return
         if not stored:
-            tied = key in self.base.layout.vocabulary and any(
-                base.shape(other) == base.shape(key)
-                for other in own.keys() & self.base.layout.vocabulary
-            )
-            self._differs(key, *((_OWN, _TIED) if tied else (_shape(base, key), "missing")))
+            self._lacks(key, own, partial=partial)
             return
         name = own.get(key, stored[0])
         if base.shape(key) != expert.shape(name):
@@ -293,16 +353,35 @@ class _Match:
             self._differs(key, f"{base.dtype(key)}", f"{expert.dtype(name)}")
         elif name != stored[0] and not same_tensor(expert, name, stored[0]):
             self._differs(key, _TIED, _OWN)
+        elif _FACTOR.search(key) and not _equal(base, key, expert, name):
+            self._differs(key, _PART, "differs from it")
         else:
             self.names[key] = name
 
+    def _lacks(self, key: str, own: Mapping[str, str], *, partial: bool) -> None:
+        """What only the base has."""
+        base, words = self.base.checkpoint, self.base.layout.vocabulary
+        alike = any(base.shape(other) == base.shape(key) for other in own.keys() & words)
+        tied = is_tied(read_config(self.expert.files_folder))
+        if key in words and alike and (tied or (tied is None and not partial)):
+            self._differs(key, _OWN, _TIED)
+        elif partial:
+            self.names[key] = None
+            self.carried.append(key)
+        else:
+            self._differs(key, _shape(base, key), "missing")
+
     def _leave_out(self, key: str, own: Mapping[str, str]) -> None:
         """What only the expert has."""
+        if _is_kept(self.expert, key):
+            self._kept.add(key.rpartition(".")[2])
+            return
         shape = self.expert.shape(key)
         words = (own[k] for k in self.base.layout.vocabulary if k in own)
         twins = [other for other in words if self.expert.shape(other) == shape]
         if not twins:
-            self._differs(key, "missing", _shape(self.expert, key))
+            what = _PART if _FACTOR.search(key) else _shape(self.expert, key)
+            self._differs(key, "missing", what)
         elif not any(same_tensor(self.expert, key, twin) for twin in twins):
             self._differs(key, _TIED, _OWN)
 
@@ -321,8 +400,57 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
     return said.pop() if len(said) == 1 else None
 
 
+def _is_kept(checkpoint: Checkpoint, key: str) -> bool:
+    """Whether a tensor is a buffer that is computed anew, or a counter."""
+    shape = checkpoint.shape(key)
+    mask = len(shape) == 4 and shape[:2] == (1, 1) and key.endswith(".bias")  # GPT-2's causal mask
+    counter = not checkpoint.dtype(key).is_floating_point and math.prod(shape) == 1
+    return mask or counter or _RECOMPUTED.search(key) is not None
+
+
+def _parts(some: Sequence[str], others: Collection[str]) -> Iterator[str]:
+    """The shortest beginnings of names that only `some` have, with how many have them."""
+    taken = {beginning for name in others for beginning in _beginnings(name)}
+    parts = Counter(next(b for b in _beginnings(name) if b not in taken) for name in some)
+    for part, count in parts.items():
+        yield part if part in some else f"{part}.* ({count})"
+
+
+def _beginnings(name: str) -> Iterator[str]:
+    words = name.split(".")
+    return (".".join(words[:count]) for count in range(1, len(words) + 1))
+
+
 def _shape(checkpoint: Checkpoint, key: str) -> str:
     return "×".join(map(str, checkpoint.shape(key))) or "scalar"
+
+
+def advice(found: Sequence[Difference]) -> str:
+    """What to do about differences."""
+    cells = [(d.in_base, d.in_expert) for d in found]
+    if any(_PART in pair for pair in cells):
+        return (
+            "Factors of a LoRA adapter lie among a model's own weights, and merging them one by one"
+            " isn't merging their products: merge the adapter into the weights (PEFT's"
+            " merge_and_unload) and give the result, or give the adapter's own folder. Where the"
+            " base has such factors too, its experts must have left them as they are."
+        )
+    if any(_TIED in pair for pair in cells):
+        return (
+            "A matrix, such as a head tied to the embedding, is one in one of the two and has"
+            " weights of its own under each name in the other: train with a tied head, and without"
+            " an adapter on the head or the embedding alone; or save the tied model with a head of"
+            " its own. If the base's equal matrices are meant to be apart, set tie_word_embeddings"
+            " in its config.json to false."
+        )
+    if all(in_expert == "missing" for _, in_expert in cells):
+        return (
+            "To merge an expert that covers a part of the base, and carry the rest over from the"
+            " base, set partial_experts: true; otherwise give complete experts."
+        )
+    if all(in_base == "missing" for in_base, _ in cells):
+        return "Give a base that has them too, or remove them from the experts."
+    return "Give experts that were trained from this base."
 
 
 def _table(found: Sequence[Difference]) -> str:
@@ -330,13 +458,7 @@ def _table(found: Sequence[Difference]) -> str:
     rows = [(d.expert, d.key, d.in_base, d.in_expert) for d in (head, *found)]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    advice = "Give experts that were trained from this base."
-    if any(_TIED in (d.in_base, d.in_expert) for d in found):
-        advice += (
-            " A head is tied to the embedding in one of the two and has weights of its own in the"
-            " other: save the tied one with a head of its own, or train with a tied head."
-        )
     count = "1 tensor doesn't" if len(found) == 1 else f"{len(found)} tensors don't"
-    return f"{count} fit the base; nothing was merged. {advice}\n" + "\n".join(
+    return f"{count} fit the base; nothing was merged. {advice(found)}\n" + "\n".join(
         line.rstrip() for line in lines
     )

@@ -26,7 +26,7 @@ from amm.checkpoints.base import Checkpoint
 from amm.checkpoints.files import is_there, read_json
 from amm.checkpoints.fsdp import FsdpCheckpoint
 from amm.checkpoints.hf import SafetensorsFile
-from amm.checkpoints.keys import by_common_name, common_name
+from amm.checkpoints.keys import HEAD, by_common_name, common_name, same_tensor
 from amm.errors import InputError
 
 CONFIG_FILE = "adapter_config.json"
@@ -249,6 +249,12 @@ class LoraCheckpoint:
                 unmatched.append(name)
             else:
                 changes.setdefault(key, _Change()).replacement = name
+        saved = [change.replacement for change in changes.values()]
+        unmatched = [  # PEFT saves a tied head beside the embedding
+            name
+            for name in unmatched
+            if not any(same_tensor(self._adapter, name, s) for s in saved)
+        ]
         for module, parts in factors.items():
             self._add_product(module, parts, base_keys, changes, unmatched)
         if unmatched:
@@ -258,11 +264,22 @@ class LoraCheckpoint:
             )
             raise InputError(
                 f"{self.path}: {len(unmatched)} tensors of the adapter don't fit {self._base.path}"
-                " (there is no such tensor, or it has another shape; a tied head is none of its"
-                " own). Give the base that the adapter was trained on, or merge the adapter with"
-                f" PEFT and give the result.\n{some}"
+                f" (there is no such tensor, or it has another shape). {self._advice(unmatched)}\n"
+                f"{some}"
             )
         return changes
+
+    def _advice(self, unmatched: Sequence[str]) -> str:
+        head = HEAD.removesuffix("weight")
+        if all(head in name for name in unmatched) and HEAD not in by_common_name(self._base):
+            return (
+                "The base ties its head to the embedding, and the adapter makes the two differ:"
+                " train without the head among its modules, or on a base with a head of its own."
+            )
+        return (
+            "Give the base that the adapter was trained on, or merge the adapter with PEFT and"
+            " give the result."
+        )
 
     def _add_product(
         self,
@@ -349,6 +366,8 @@ def open_adapter(folder: Path, base: Checkpoint | None) -> LoraCheckpoint:
 def with_adapter(shards: FsdpCheckpoint, base: Checkpoint | None) -> Checkpoint:
     """FSDP shards with the adapter merged that is among their tensors, if there is one.
 
+    Where the base has such tensors too, as Phi-4-multimodal does, they are the model's own.
+
     The adapter's base is what the shards hold beside it, or, where they hold the adapter alone
     (verl's `save_lora_only`), the given one.
 
@@ -356,7 +375,8 @@ def with_adapter(shards: FsdpCheckpoint, base: Checkpoint | None) -> Checkpoint:
         InputError: nothing says the adapter's alpha, there is no base, or see `LoraCheckpoint`.
     """
     adapter = [key for key in shards.keys() if _ADAPTER_KEY.search(key)]
-    if not adapter:
+    own_factors = base is not None and any(map(_ADAPTER_KEY.search, base.keys()))
+    if not adapter or own_factors:
         return shards
     config_file = _shards_config(shards.path)
     own = {_plain_name(key): key for key in shards.keys() if not _ADAPTER_KEY.search(key)}

@@ -133,7 +133,7 @@ class Job:
         self.settings = config.method_settings()
         self.base = open_checkpoint(config.base)
         self.experts = [open_checkpoint(path, self.base) for path in config.experts]
-        self.matching = match(self.base, self.experts).check()
+        self.matching = match(self.base, self.experts, partial=config.partial_experts).check()
         self.dtype: torch.dtype = getattr(torch, config.compute_dtype)
         self.entries = [
             Entry(key, self.base.shape(key), self._saved_dtype(key)) for key in self.base.keys()

@@ -277,3 +277,91 @@ def test_row_blocks_cover_a_tensor_once(shape, entries):
     assert torch.equal(torch.cat([part.flatten() for part in parts]), tensor.flatten())
     row = tensor[:1].numel() if shape else 1
     assert all(part.numel() <= max(entries, row) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("rename", "said"),
+    [
+        (lambda key: f"_orig_mod.{key}", "without the prefix _orig_mod."),
+        (lambda key: f"module._orig_mod.{newer(key)}", "without the prefix module."),
+        (lambda key: key.replace("layers.0.", "layers.0._fsdp_wrapped_module."), "_fsdp_wrapped"),
+        (lambda key: f"policy.net.{key}", "without the prefix policy.net."),
+    ],
+)
+def test_names_within_a_wrapper_match_and_the_note_says_so(rename, said):
+    expert = Memory("e", {rename(key): value for key, value in BASE.items()})
+    found = match(Memory("base", BASE), [expert, Memory("f", BASE)]).check()
+    assert found.names[0] == {key: rename(key) for key in BASE}
+    assert said in found.notes[-1] and found.notes[-1].startswith("e: ")
+
+
+def test_a_beginning_that_the_expert_lacks_is_added():
+    base = {f"model.{name}": torch.ones(3, 2) for name in ("layers.0.q.weight", "norm.weight")}
+    base["visual.layers.0.q.weight"] = torch.ones(6, 2)
+    expert = {key.removeprefix("model."): base[key] for key in base if key.startswith("model.")}
+    (names,) = align(Memory("base", base), [Memory("e", expert)], partial=True)
+    assert names == {key: key.removeprefix("model.") for key in list(base)[:2]} | {
+        "visual.layers.0.q.weight": None
+    }
+    either = dict.fromkeys(("a.layers.0.q.weight", "b.layers.0.q.weight"), torch.ones(3, 2))
+    found = differences(
+        Memory("base", either), [Memory("e", {"layers.0.q.weight": torch.ones(3, 2)})]
+    )
+    assert len(found) == 3
+
+
+BUFFERS = {
+    "model.layers.0.self_attn.rotary_emb.inv_freq": torch.rand(4),
+    "vision_tower.embeddings.position_ids": torch.arange(10)[None],
+    "h.0.attn.bias": torch.ones(1, 1, 4, 4),
+    "visual.bn.num_batches_tracked": torch.tensor(7),
+}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(BUFFERS, {}), ({}, BUFFERS), (BUFFERS, {k: v + 1 for k, v in BUFFERS.items()})],
+)
+def test_recomputed_buffers_and_counters_are_the_bases(ours, theirs):
+    found = match(Memory("base", BASE | ours), [Memory("e", BASE | theirs)]).check()
+    assert found.names == [{key: key for key in BASE} | dict.fromkeys(ours)]
+    (note,) = found.notes
+    assert all(key.rpartition(".")[2] in note for key in BUFFERS)
+    assert not match(Memory("base", BASE | ours), [Memory("e", BASE | ours)]).check().notes
+
+
+def test_what_an_expert_lacks_is_carried_over_on_request_and_listed():
+    base = BASE | {f"mtp.layers.{i}.fc.weight": torch.ones(3, 2) for i in range(2)}
+    with pytest.raises(InputError, match="2 tensors don't fit.* set partial_experts: true"):
+        align(Memory("base", base), [Memory("e", BASE)])
+    found = match(Memory("base", base), [Memory("e", BASE)], partial=True).check()
+    assert found.names == [{key: key if key in BASE else None for key in base}]
+    (note,) = found.notes
+    assert note.startswith("e: ") and "2 of 5 tensors" in note and note.endswith(": mtp.* (2).")
+
+
+def test_an_expert_that_shares_no_tensor_is_not_a_part():
+    found = match(Memory("base", BASE), [Memory("e", {"x": torch.ones(2)})], partial=True)
+    assert len(found.differences) == len(BASE) + 1
+
+
+def test_a_head_that_a_part_lacks_is_carried_over_unless_its_config_ties_it(tmp_path):
+    base = Memory("base", BASE | {"lm_head.weight": EMBEDDING + 1})
+    (names,) = align(base, [Memory("e", BASE)], partial=True)
+    assert names["lm_head.weight"] is None
+    tied = configured(tmp_path, BASE, tie_word_embeddings=True)
+    with pytest.raises(InputError, match="the embedding's"):
+        align(base, [tied], partial=True)
+
+
+def test_factors_of_an_adapter_within_a_model_are_refused_where_they_moved():
+    factors = {
+        "model.layers.0.q.base_layer.weight": torch.ones(3, 2),
+        "model.layers.0.q.lora_A.vision.weight": torch.ones(1, 2),
+    }
+    moved = factors | {key: value + 1 for key, value in factors.items() if "lora" in key}
+    base = Memory("base", BASE | factors)
+    align(base, [Memory("e", BASE | factors)])
+    for start, expert in ((base, BASE | moved), (Memory("base", BASE), BASE | factors)):
+        with pytest.raises(InputError, match="PEFT's merge_and_unload"):
+            align(start, [Memory("e", expert)])

@@ -158,6 +158,28 @@ def test_names_of_another_generation_of_transformers_match(tmp_path):
     torch.testing.assert_close(read, weight + 2 * b @ a)
 
 
+@pytest.mark.parametrize("heads", ["lm_head.weight", "lm_head.lora_A.weight"])
+def test_a_tied_head_beside_saved_embeddings_must_equal_them(tmp_path, heads):
+    embedding = torch.randn(6, 4)
+    for name in ("base", "adapter"):
+        (tmp_path / name).mkdir()
+    save_file({"model.embed_tokens.weight": embedding}, tmp_path / "base" / "model.safetensors")
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 4}')
+    trained = {"base_model.model.model.embed_tokens.weight": embedding + 1}
+    base = open_checkpoint(tmp_path / "base")
+
+    def opened(head):
+        weights = trained | {f"base_model.model.{heads}": head}
+        save_file(weights, tmp_path / "adapter" / "adapter_model.safetensors")
+        return open_checkpoint(tmp_path / "adapter", base)
+
+    if heads == "lm_head.weight":
+        read = opened(embedding + 1).read("model.embed_tokens.weight")
+        assert torch.equal(read, embedding + 1)
+    with pytest.raises(InputError, match="ties its head .* without the head among its modules"):
+        opened(torch.randn(6, 4))
+
+
 def save_shards(folder, adapters, name, keep, config):
     state = torch.load(adapters / name / "shards.pt", weights_only=True)
     folder = folder / "global_step_1" / "actor"

@@ -99,6 +99,18 @@ def test_another_architecture_is_a_problem(pico, key, value):
     assert key in problem and str(value) in problem and str(experts[0]) in problem
 
 
+def test_a_part_of_the_base_is_a_problem_that_names_the_setting_and_then_a_warning(pico):
+    base, experts = pico
+    for folder, kind in zip((base, *experts), ("qwen2_vl", "qwen2_vl", "qwen2"), strict=True):
+        (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+    edit(experts[1], **{"visual/patch_embed/proj/weight": None})
+    assert "partial_experts: true" in amm.plan(base, experts, **QUICK).problems[0]
+    found = amm.plan(base, experts, partial_experts=True, **QUICK)
+    assert found.ok and "visual.* (1)" in found.warnings[0]
+    assert found.frozen["vision"] == [(0, 1), (1, 1)]
+    assert amm.inspect(base, experts, partial_experts=True).layers[-1].unchanged[1] == 1
+
+
 def test_another_tokenizer_is_a_warning_and_another_layout_of_it_is_not(pico):
     base, experts = pico
     words = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": []}

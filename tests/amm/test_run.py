@@ -243,6 +243,22 @@ def test_a_matrix_under_several_names_is_merged_as_one(pico, tmp_path, method):
     assert not torch.equal(one["model.shared.weight"], once["model.shared.weight"])
 
 
+@pytest.mark.parametrize("method", ["dare", "mean", "wudi"])
+def test_a_part_is_merged_as_if_the_base_filled_it_up_and_the_card_lists_it(pico, tmp_path, method):
+    base, experts = pico
+    part = {k: v for k, v in load_folder(experts[1]).items() if not k.startswith("visual")}
+    filled = save_folder(tmp_path / "filled", load_folder(base) | part)
+    part = save_folder(tmp_path / "part", part)
+    settings = {"method": method, "partial_experts": True}
+    result = amm.merge(base, [experts[0], part], output=tmp_path / "a", **settings)
+    amm.merge(base, [experts[0], filled], output=tmp_path / "b", method=method)
+    one, other = load_folder(tmp_path / "a"), load_folder(tmp_path / "b")
+    assert all(torch.equal(one[key], other[key]) for key in SHAPES)
+    (warning,) = (w for w in result.warnings if str(part) in w)
+    assert "1 of 8 tensors are carried over from the base: visual.* (1)" in warning
+    assert warning in (tmp_path / "a" / "README.md").read_text()
+
+
 def test_report_is_the_same_for_the_same_inputs_and_has_the_figures(pico, tmp_path):
     base, experts = pico
     for name in ("a", "b"):
