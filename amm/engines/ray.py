@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,21 +80,27 @@ def _cluster(ray: Any) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        ray.init(address=address or "auto", **quiet)
-    except ConnectionError as error:
-        if address:
-            raise UnfinishedError(
-                f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); correct it, or"
-                " unset it to start one here."
-            ) from None
-        logger.warning("no Ray cluster is running: one is started on this machine")
-        ray.init(address="local", include_dashboard=False, **quiet)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with tempfile.TemporaryDirectory() as empty:
+        # Without a folder of its own a worker imports from the one that we were started in.
+        settings = {
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "runtime_env": {"working_dir": empty},
+        }
+        try:
+            ray.init(address=address or "auto", **settings)
+        except ConnectionError as error:
+            if address:
+                raise UnfinishedError(
+                    f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); correct it,"
+                    " or unset it to start one here."
+                ) from None
+            logger.warning("no Ray cluster is running: one is started on this machine")
+            ray.init(address="local", include_dashboard=False, **settings)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _batches(job: Job, names: Sequence[str]) -> Iterator[tuple[list[str], int]]:

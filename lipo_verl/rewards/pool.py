@@ -25,6 +25,12 @@ from lipo_verl.rewards.errors import (
 START_TIMEOUT = 120.0
 """Seconds that a worker may take to import its function."""
 
+_START = (
+    "import sys; sys.path = [place for place in sys.path if place]\n"
+    "from lipo_verl.rewards.worker import main; main()"
+)
+"""A worker imports from where this process does, not also from the current folder."""
+
 
 class WorkerPool:
     """Calls one function in up to ``size`` processes; any number of threads may call at once.
@@ -87,11 +93,11 @@ class _Worker:
 
     def __init__(self, function: str, timeout: float) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "lipo_verl.rewards.worker", function, str(timeout)],
+            [sys.executable, "-c", _START, function, str(timeout)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
         )
         os.set_blocking(self._process.stdin.fileno(), False)
         self._function = function

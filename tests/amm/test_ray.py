@@ -4,6 +4,8 @@ import filecmp
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -17,6 +19,23 @@ import amm
 ray = pytest.importorskip("ray")
 
 FILES = ["model.safetensors", "provenance.json", "README.md"]
+
+
+def test_workers_import_nothing_from_the_current_folder(pico, tmp_path):
+    base, experts = pico
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    for name in ("pydantic", "numpy", "json"):
+        (stranger / f"{name}.py").write_text("raise SystemExit('code of the folder ran')")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, amm\nbase, *experts, out = sys.argv[1:]\n"
+        "amm.merge(base, experts, output=out, method='mean', engine='ray')\n"
+    )
+    command = [sys.executable, script, base, *experts, tmp_path / "out"]
+    environment = os.environ | {"RAY_ADDRESS": "local"}
+    subprocess.run(list(map(str, command)), cwd=stranger, env=environment, check=True)
+    assert set(load_folder(tmp_path / "out")) == set(load_folder(base))
 
 
 @pytest.fixture(scope="module")

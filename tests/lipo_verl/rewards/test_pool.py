@@ -173,3 +173,17 @@ def test_idle_and_hanging_workers_end_when_their_parent_is_killed():
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
     parent.stdout.close()
+
+
+@pytest.mark.parametrize("imports_from_here", [True, False])
+def test_a_worker_imports_from_the_current_folder_only_where_this_process_does(
+    pool, tmp_path, monkeypatch, imports_from_here
+):
+    (tmp_path / "mine.py").write_text("double = lambda number: 2 * number")
+    monkeypatch.chdir(tmp_path)
+    if imports_from_here:
+        monkeypatch.syspath_prepend("")
+        assert pool("mine:double").run(3) == 6
+    else:
+        with pytest.raises(RewardSetupError, match="mine"):
+            pool("mine:double").run(3)
