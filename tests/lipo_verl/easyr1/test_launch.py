@@ -1,7 +1,10 @@
 """The drop-in launcher: which framework it finds, and what it hands to Ray."""
 
+import re
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +76,20 @@ def test_every_ray_worker_is_told_to_install_the_hook(ray):
 def test_a_setup_hook_of_the_users_is_not_lost(ray):
     with pytest.raises(LipoSetupError, match="has a worker_process_setup_hook already, theirs.f"):
         ray.init(runtime_env={"worker_process_setup_hook": "theirs.f"})
+
+
+@pytest.mark.parametrize(
+    "variables, message",
+    [
+        ((), "make test-easyr1 EASYR1_HOME=checkout EASYR1_PYTHON=python: a checkout of EasyR1"),
+        (("EASYR1_PYTHON=false",), "or has no math-verify.*false -m pip install '.[rewards]'"),
+    ],
+    ids=["no variables", "no rewards"],
+)
+def test_make_says_what_testing_in_easyr1_takes(tmp_path, variables, message):
+    (tmp_path / "verl").mkdir()
+    home = (f"EASYR1_HOME={tmp_path}",) if variables else ("EASYR1_HOME=", "EASYR1_PYTHON=")
+    make = ["make", "-C", Path(__file__).parents[3], "test-easyr1", *home, *variables]
+    done = subprocess.run(make, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.search(message.replace("[", r"\["), done.stderr)
