@@ -21,6 +21,9 @@ from lipo_verl.lipo import Lipo, lipo
 
 logger = logging.getLogger(__name__)
 
+ACCURACY = ("accuracy", "acc")
+"""What rewards call the part that says how right an answer is."""
+
 LARGEST_REWARD = 1e100
 """The square of a larger one is no float64."""
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 from numpy import ndarray
@@ -12,14 +12,18 @@ from lipo_verl.lipo import sign_flips
 
 logger = logging.getLogger(__name__)
 
+MOST_KEPT = 1000
+"""Batches, or groups of them, that wait for a trainer to take their metrics; the oldest go first.
+Trainers take them after 1 to a few dozen."""
+
 _ZERO = 1e-9
 """An advantage closer to 0 than this is none."""
 
 
-def lipo_metrics(groups: list[Group]) -> dict[str, float]:
-    """The metrics of one batch.
+def lipo_metrics(groups: Collection[Group]) -> dict[str, float]:
+    """The metrics of one training step, over all batches of it.
 
-    groups: as :func:`lipo_verl.batch.estimate` returns them
+    groups: as :func:`lipo_verl.batch.estimate` returns them, of one batch or of several
     """
     compared = [group for group in groups if group.result is not None]
     alone = sum(len(group.rows) for group in groups if group.result is None)
@@ -58,6 +62,19 @@ def lipo_metrics(groups: list[Group]) -> dict[str, float]:
         ),
         "lipo/sign_flips": mean(flat(lambda g: sign_flips(g.correct, g.result.unclamped))),
     }
+
+
+def reward_metrics(batches: Iterable[Mapping[str, ndarray]]) -> dict[str, float]:
+    """``reward/<part>``, the mean of each part over the responses that have it, as EasyR1 logs it.
+
+    batches: for each batch {name: (B,) float, NaN where a response has no such part}
+    """
+    columns: dict[str, list[ndarray]] = {}
+    for parts in batches:
+        for name, column in parts.items():
+            columns.setdefault(name, []).append(column[~np.isnan(column)])
+    means = {f"reward/{name}": np.concatenate(column) for name, column in columns.items()}
+    return {name: float(values.mean()) for name, values in means.items() if values.size}
 
 
 class CollapseAlarm:

@@ -8,7 +8,7 @@ import pytest
 
 from lipo_verl.batch import estimate
 from lipo_verl.config import LipoConfig
-from lipo_verl.metrics import CollapseAlarm, lipo_metrics
+from lipo_verl.metrics import CollapseAlarm, lipo_metrics, reward_metrics
 
 KEYS = {
     "groups_of_one",
@@ -181,6 +181,17 @@ def test_rank_correlation_is_the_mean_over_groups_that_have_one():
 
 def test_groups_of_one_are_all_that_a_batch_without_peers_shows():
     assert metrics([(1, 5)], [(0, 5)], [(1, 9)]) == {"groups_of_one": 3}
+
+
+def test_parts_of_the_reward_are_means_over_the_responses_of_all_batches_that_have_them():
+    none = math.nan
+    batches = [
+        {"acc": np.array([1.0, 0.0, 0.0]), "format": np.array([1.0, none, none])},
+        {"acc": np.array([1.0]), "text": np.array([none])},
+        {},
+    ]
+    assert reward_metrics(batches) == {"reward/acc": 0.5, "reward/format": 1.0}
+    assert reward_metrics([]) == {}
 
 
 @pytest.mark.parametrize(

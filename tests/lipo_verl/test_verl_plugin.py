@@ -1,8 +1,11 @@
 """LIPO inside the real verl: its registry, its trainer's calls, its configuration, Ray."""
 
+import importlib
 import json
 import math
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from verl import DataProto  # noqa: E402
 from verl.trainer.ppo import core_algos, metric_utils, ray_trainer  # noqa: E402
 from verl.trainer.ppo.v1 import trainer_base  # noqa: E402
 from verl.utils import config as verl_config  # noqa: E402
+from verl.utils import device  # noqa: E402
 
 from lipo_verl import verl_plugin  # noqa: E402
 from lipo_verl.batch import estimate, token_advantages  # noqa: E402
@@ -24,6 +28,14 @@ from lipo_verl.verl_plugin import check_launch, compute_lipo_advantage, last_out
 
 GRPO = {"boost": 0.0, "weight_scale": math.inf}
 """LIPO without its length terms."""
+
+
+@pytest.fixture(autouse=True)
+def a_new_step():
+    """No batch of another test waits for its metrics, no warning was given."""
+    verl_plugin._groups.clear()
+    verl_plugin._parts.clear()
+    verl_plugin._warn_once.cache_clear()
 
 
 def algorithm(**lipo):
@@ -58,15 +70,17 @@ def proto(rewards, mask, uids):
     return DataProto.from_dict(tensors=tensors, non_tensors={"uid": uids})
 
 
+USUAL = (
+    "algorithm.adv_estimator=lipo",
+    "actor_rollout_ref.rollout.n=4",
+    "actor_rollout_ref.actor.use_dynamic_bsz=true",
+)
+
+
 def ppo_config(*overrides):
     """The configuration that verl's PPO trainer would start with."""
-    usual = (
-        "algorithm.adv_estimator=lipo",
-        "actor_rollout_ref.rollout.n=4",
-        "actor_rollout_ref.actor.use_dynamic_bsz=true",
-    )
     with hydra.initialize_config_module("verl.trainer.config", version_base=None):
-        return hydra.compose(config_name="ppo_trainer", overrides=[*usual, *overrides])
+        return hydra.compose(config_name="ppo_trainer", overrides=[*USUAL, *overrides])
 
 
 # Registration
@@ -176,6 +190,72 @@ def test_response_without_peers_gets_zero():
     assert (advantages[~alone] != 0).any()
 
 
+def groups_of(data, **lipo):
+    """The groups that LIPO sees where verl's trainer computes the advantages of a batch."""
+    verl_plugin._groups.clear()
+    ray_trainer.compute_advantage(data, "lipo", config=algorithm(**lipo))
+    return [*verl_plugin._groups]
+
+
+@pytest.mark.parametrize("name", ["acc", "accuracy"])
+@pytest.mark.parametrize("said", [True, False], ids=["named by verl", "found by name"])
+def test_correct_is_what_the_rewards_accuracy_says(name, said):
+    rewards, mask, uids = random_batch([4])
+    data = proto(rewards * 0 + mask * 0.5 / mask.sum(1, keepdim=True), mask, uids)
+    data.non_tensor_batch[name] = np.array([1.0, 0.0, 0.0, 1.0])
+    if said:
+        data.meta_info["reward_extra_keys"] = [name]
+    (group,) = groups_of(data)
+    assert group.rewards.tolist() == [pytest.approx([0.5] * 4)]
+    assert np.array_equal(group.correct, data.non_tensor_batch[name][group.rows] == 1)
+    assert not group.result.boosted[~group.correct].any()
+
+
+def test_a_column_of_the_data_set_is_no_accuracy_of_the_reward():
+    data = proto(*random_batch([4]))
+    data.non_tensor_batch["acc"] = np.zeros(4)
+    data.meta_info["reward_extra_keys"] = ["score"]
+    (group,) = groups_of(data)
+    assert np.array_equal(group.correct, group.rewards >= 0.5)
+
+
+def test_tokens_of_tools_count_against_the_budget_and_finish_reasons_win():
+    rewards, mask, uids = random_batch([4])
+    mask[:] = 0
+    mask[:, :10] = 1
+    data = proto(rewards, mask, uids)
+    data.batch["attention_mask"][:] = 1
+    data.batch["attention_mask"][0, 4 + 31 :] = 0  # 31 of 32 tokens, the others end in a tool's
+
+    def truncated():
+        (group,) = groups_of(data, response_budget=32)
+        return group.truncated[0, group.rows[0].argsort()].tolist()
+
+    assert truncated() == [False, True, True, True]
+    data.non_tensor_batch["finish_reason"] = np.array(["length", "stop", None, "abort"], object)
+    assert truncated() == [True, False, True, True]
+
+
+def test_integer_rewards_give_the_advantages_of_floats():
+    rewards, mask, uids = random_batch([4, 6])
+    expected, _ = compute_lipo_advantage(rewards, mask, uids, algorithm())
+    advantages, _ = compute_lipo_advantage(rewards.long(), mask, uids, algorithm())
+    assert torch.equal(advantages, expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"config": None}, r"Pass config=config\.algorithm"),
+        ({"index": None}, r"Set data\.non_tensor_batch\[\"uid\"\]"),
+    ],
+)
+def test_a_call_without_settings_or_uids_says_what_is_missing(given, text):
+    rewards, mask, uids = random_batch([4])
+    with pytest.raises(LipoSetupError, match=text):
+        compute_lipo_advantage(rewards, mask, **({"index": uids, "config": algorithm()} | given))
+
+
 def test_score_that_is_not_a_number_is_named():
     rewards, mask, uids = random_batch([2, 2])
     rewards[2, 0] = math.nan
@@ -223,16 +303,91 @@ def test_settings_are_announced_when_they_are_read_first(capsys):
             LipoSetupError,
             r"rollout_rs=token_k1 empties the mask .* Set it to null",
         ),
+        (
+            "+algorithm.rollout_correction.rollout_token_veto_threshold=1e-4",
+            LipoSetupError,
+            r"rollout_token_veto_threshold=0\.0001 empties the mask",
+        ),
         ("+algorithm.lipo.bost=0.2", LipoConfigError, r"Did you mean algorithm\.lipo\.boost\?"),
         ("+algorithm.lipo.pairing=next", LipoConfigError, r"'next'.*'all' or 'adjacent'"),
     ],
 )
-def test_impossible_launch_is_refused_by_verls_own_check(override, error, text):
+def test_impossible_launch_is_refused_wherever_verl_starts(override, error, text):
     config = ppo_config(override)
     with pytest.raises(error, match=text):
         check_launch(config)
     with pytest.raises(error, match=text):
         verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+    with pytest.raises(error, match=text):
+        device.auto_set_device(config)
+    with pytest.raises(error, match=text):
+        compute_lipo_advantage(*random_batch([4]), config.algorithm)
+
+
+ENTRY_POINTS = {
+    "verl.trainer.main_ppo": "ppo_trainer",
+    "verl.experimental.fully_async_policy.fully_async_main": "fully_async_ppo_trainer",
+    "verl.experimental.one_step_off_policy.main_ppo": "one_step_off_ppo_trainer",
+}
+
+
+@pytest.mark.parametrize("module", ENTRY_POINTS)
+def test_every_entry_point_checks_and_hands_over_the_budget_before_ray_starts(module, monkeypatch):
+    from verl.trainer import main_ppo
+
+    started = []
+    monkeypatch.chdir(Path(verl.__path__[0]).parent)  # a search path of verl's is relative
+    monkeypatch.setattr(main_ppo, "run_ppo", lambda config, **_: started.append(config))
+    entry = importlib.import_module(module)
+    configs = str(Path(entry.__file__).parent / "config")
+
+    def launch(*overrides):
+        with hydra.initialize_config_dir(configs, version_base=None):
+            config = hydra.compose(ENTRY_POINTS[module], overrides=[*USUAL, *overrides])
+        entry.main.__wrapped__(config)
+
+    with pytest.raises(LipoConfigError, match="Did you mean algorithm.lipo.boost"):
+        launch("+algorithm.lipo.bosst=0.1")
+    with pytest.raises(LipoSetupError, match="rollout.n=1"):
+        launch("actor_rollout_ref.rollout.n=1")
+    assert not started
+    launch("data.max_response_length=77")
+    assert started[0].algorithm.lipo.response_budget == 77
+
+
+def test_the_first_advantage_makes_up_for_a_check_that_nobody_called(caplog):
+    rewards, mask, uids = random_batch([4, 4, 4])
+    longest = mask.sum(1).max()
+    config = ppo_config(
+        f"data.max_response_length={longest}", "algorithm.norm_adv_by_std_in_grpo=False"
+    )
+    compute_lipo_advantage(rewards, mask, uids, config.algorithm)
+    (group,) = verl_plugin._groups
+    assert np.array_equal(group.truncated, (mask.sum(1) == longest).numpy()[group.rows])
+    assert "algorithm.norm_adv_by_std_in_grpo=False is not read by LIPO" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("algorithm.norm_adv_by_std_in_grpo=False", "norm_adv_by_std_in_grpo=False is not read"),
+        (
+            "algorithm.filter_groups={enable: true, metric: acc}",
+            "filter_groups.enable=True drops the groups that are all right",
+        ),
+        ("++algorithm.gdpo_reward_keys=[acc]", "gdpo_reward_keys is not read by LIPO"),
+    ],
+)
+def test_settings_that_do_nothing_under_lipo_or_undo_it_are_named_once(override, text, caplog):
+    config = ppo_config(override)
+    for _ in range(2):
+        verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+    assert [text in record.message for record in caplog.records] == [True]
+
+
+def test_rejection_in_the_loss_is_no_reason_to_refuse():
+    rejection = "algorithm.rollout_correction.rollout_rs=token_k1"
+    check_launch(ppo_config(rejection, "algorithm.rollout_correction.bypass_mode=true"))
 
 
 def test_trainer_uses_the_wrapped_check():
@@ -290,12 +445,47 @@ def test_metrics_follow_an_estimate_and_nothing_else():
     assert second == verls
 
 
-def test_metrics_are_those_of_the_last_batch():
-    for sizes in ([1, 1, 4], [1, 3]):
-        compute_lipo_advantage(*random_batch(sizes), algorithm())
-    data = proto(*random_batch([4]))
-    data = ray_trainer.compute_advantage(data, "grpo", config=OmegaConf.create({}))
-    assert metric_utils.compute_data_metrics(data, use_critic=False)["lipo/groups_of_one"] == 1
+def test_metrics_cover_all_batches_since_they_were_taken_last():
+    batches = [random_batch(sizes, seed) for seed, sizes in enumerate(([1, 1, 4], [1, 3], [4, 4]))]
+    done = [
+        ray_trainer.compute_advantage(proto(*batch), "lipo", config=algorithm())
+        for batch in batches
+    ]
+    whole = DataProto.concat(done)
+    metrics = metric_utils.compute_data_metrics(whole, use_critic=False)
+    compared = [np.isin(uids, [u for u in uids if sum(uids == u) > 1]) for _, _, uids in batches]
+    lengths = [mask.sum(1)[rows] for (_, mask, _), rows in zip(batches, compared, strict=True)]
+    right = [rewards.sum(1)[rows] for (rewards, *_), rows in zip(batches, compared, strict=True)]
+    assert metrics["lipo/groups_of_one"] == 3
+    assert metrics["lipo/length"] == pytest.approx(torch.cat(lengths).float().mean().item())
+    assert metrics["lipo/accuracy"] == pytest.approx(torch.cat(right).mean().item())
+
+
+@pytest.mark.parametrize("estimator", ["lipo", "grpo"])
+def test_the_parts_of_the_reward_are_logged_in_training_with_any_estimator(estimator):
+    parts = {
+        "acc": np.array([1.0, 0.0, 0.0, 1.0]),
+        "answer_found": np.array([True, True, False, True]),
+        "reward_error": np.array([0, 1, None, 0], object),
+        "pred": np.array(["4", "5", None, "4"], object),
+    }
+    done = []
+    for seed in range(2):
+        data = proto(*random_batch([4], seed))
+        data.non_tensor_batch |= parts | {"difficulty": np.ones(4)}
+        data.meta_info["reward_extra_keys"] = [*parts]
+        done.append(ray_trainer.compute_advantage(data, estimator, config=algorithm()))
+    metrics = metric_utils.compute_data_metrics(DataProto.concat(done), use_critic=False)
+    assert {key: value for key, value in metrics.items() if key.startswith("reward/")} == {
+        "reward/acc": 0.5,
+        "reward/answer_found": 0.75,
+        "reward/reward_error": pytest.approx(1 / 3),
+    }
+    assert ("lipo/accuracy" in metrics) == (estimator == "lipo")
+    assert not any(
+        key.startswith("reward/")
+        for key in metric_utils.compute_data_metrics(done[0], use_critic=False)
+    )
 
 
 def test_metrics_reach_console_file_tensorboard_and_wandb(monkeypatch, tmp_path, capsys):
@@ -371,6 +561,24 @@ def test_without_length_terms_sessions_get_what_verls_grpo_gives_them(seed):
     torch.testing.assert_close(seen["lipo"], seen["grpo"], rtol=0, atol=1e-6)
 
 
+def test_a_session_is_as_long_as_all_that_it_generated_and_cut_where_an_output_is():
+    rewards, mask, uids, keys = sessions(np.random.default_rng(7))
+    settings = {"response_budget": 30, "std_floor": 0.1}
+    trainer_base.compute_advantage_for_multi_trajectories(
+        proto(rewards, mask, uids), keys, "lipo", config=algorithm(**settings)
+    )
+    (group,) = verl_plugin._groups
+    rows, places = last_outputs(keys)
+    of_session = [[] for _ in rows]
+    for place, tokens in zip(places, mask.sum(1).tolist(), strict=True):
+        of_session[place].append(tokens)
+    assert max(map(len, of_session)) > 1
+    assert group.lengths.tolist() == [[sum(of_session[row]) for row in of] for of in group.rows]
+    cut = [[max(of_session[row]) >= 30 for row in of] for of in group.rows]
+    assert group.truncated.tolist() == cut
+    assert group.truncated.any() and not group.truncated.all()
+
+
 def test_only_last_outputs_are_compared_and_all_outputs_get_their_sessions_advantage():
     rewards, mask, uids, keys = sessions(np.random.default_rng(7))
     data = trainer_base.compute_advantage_for_multi_trajectories(
@@ -378,9 +586,95 @@ def test_only_last_outputs_are_compared_and_all_outputs_get_their_sessions_advan
     )
     rows, places = last_outputs(keys)
     assert len(rows) < len(keys)
-    expected, _ = token_advantages(rewards[rows], mask[rows], uids[rows], LipoConfig())
+    lengths = np.bincount(places, mask.sum(1).numpy())
+    expected, _ = token_advantages(
+        rewards[rows], mask[rows], uids[rows], LipoConfig(), lengths=lengths
+    )
     expected = torch.where(mask[rows] > 0, expected, -torch.inf).amax(1)
     assert torch.equal(data.batch["advantages"], expected[places][:, None] * mask)
+
+
+@pytest.fixture
+def v1_advantages(monkeypatch):
+    """The v1 trainer's own ``_compute_advantage``, on rows that a fake TransferQueue holds."""
+    import transfer_queue
+    from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+    def compute(rows, estimator="lipo", **rollout):
+        uids, written = ["u", "u", "u", "v", "v", "v"], []
+        keys = [f"{uid}_{row}_0" for row, uid in enumerate(uids)]
+        tags = [{"is_padding": True} if row is None else row.pop("tag") for row in rows]
+        held = [
+            {"uid": uid, "extra_fields": {}, "response_mask": torch.zeros(1, dtype=torch.int64)}
+            | (row or {})
+            for uid, row in zip(uids, rows, strict=True)
+        ]
+        for row in held:
+            row["rm_scores"] = torch.zeros(len(row["response_mask"]))
+            row["rm_scores"][-1] = row.pop("score", 0.0)
+
+        def get(keys, partition_id, select_fields):
+            chosen = [held[int(key.split("_")[1])] for key in keys]
+            chosen = [{k: row[k] for k in select_fields if k in row} for row in chosen]
+            return list_of_dict_to_tensordict(chosen)
+
+        monkeypatch.setattr(transfer_queue, "kv_batch_get", get)
+        monkeypatch.setattr(transfer_queue, "kv_batch_put", lambda **put: written.append(put))
+        config = ppo_config(
+            f"algorithm.adv_estimator={estimator}",
+            *(f"actor_rollout_ref.rollout.{key}={value}" for key, value in rollout.items()),
+        )
+        batch = transfer_queue.KVBatchMeta(keys=keys, tags=tags, partition_id="train")
+        trainer_base.PPOTrainer._compute_advantage(SimpleNamespace(config=config), batch, {})
+        return written[0]["fields"]["advantages"]
+
+    return compute
+
+
+def v1_row(length, score=0.5, accuracy=None, prompt=4, **extra):
+    """What the v1 trainer's agent loop puts into the TransferQueue for one response."""
+    parts = {} if accuracy is None else {"acc": accuracy, "answer_found": 1.0, "pred": "x"}
+    return {
+        "score": score,
+        "response_mask": torch.ones(length, dtype=torch.int64),
+        "extra_fields": {"reward_extra_info": parts, "turn_scores": []} | extra,
+        "tag": {"response_len": length, "seq_len": prompt + length},
+    }
+
+
+def test_the_v1_trainer_brings_accuracy_and_logs_the_parts_of_the_reward(v1_advantages):
+    def rows():
+        accuracies = (1.0, 0.0, 1.0, 0, True)
+        rows = [v1_row(k + 3, accuracy=acc) for k, acc in enumerate(accuracies)]
+        return [*rows, None]  # the last is padding
+
+    v1_advantages(rows())
+    (group,) = verl_plugin._groups
+    assert group.correct.tolist() == [[True, False, True], [False, True, False]]
+    assert group.result.boosted.tolist() == [[True, False, False], [False, False, False]]
+    for estimator in "lipo", "grpo":
+        verl_plugin._parts.clear()
+        v1_advantages(rows(), estimator)
+        data = ray_trainer.compute_advantage(proto(*random_batch([2])), "grpo", config={})
+        metrics = metric_utils.compute_data_metrics(data, use_critic=False)
+        assert metrics["reward/acc"] == pytest.approx(3 / 5)
+        assert metrics["reward/answer_found"] == 1
+        assert "reward/pred" not in metrics
+    assert not verl_plugin._columns
+
+
+def test_the_v1_trainer_knows_what_each_limit_of_verls_cut(v1_advantages):
+    def truncated(*rows):
+        v1_advantages([*rows], prompt_length=16, response_length=20, max_model_len=30)
+        (group,) = verl_plugin._groups
+        return group.truncated.ravel().tolist()
+
+    cut_short = v1_row(14, prompt=16)  # max_model_len
+    tool_last = v1_row(20)
+    tool_last["response_mask"][10:] = 0  # the budget ends in a tool's tokens
+    told = v1_row(9, finish_reason="length"), v1_row(20, stop_reason="stop")
+    rows = cut_short, tool_last, v1_row(19), *told, v1_row(9, stop_reason="completed")
+    assert truncated(*rows) == [True, True, False, True, False, False]
 
 
 # Ray
