@@ -9,6 +9,8 @@ What it touches in EasyR1, each seen in 0.3.2 and in 0.3.3.dev0 (July 2026), goe
   -- lets an estimator bring and check its settings.
 - ``ray_trainer.RayPPOTrainer.__init__``: is wrapped, to hand the settings to the estimator of that
   process. -- gives estimators the configuration.
+- its ``reward_fn`` and ``ray_trainer.compute_advantage``: are wrapped, so that the accuracy that a
+  reward names says what is correct. -- hands estimators the reward's parts.
 - ``ray_trainer.compute_data_metrics``: is wrapped, to add ``lipo/...`` to the ordinary logger.
   -- lets estimators return metrics.
 
@@ -31,7 +33,7 @@ import numpy as np
 import verl
 from torch import Tensor
 
-from lipo_verl.batch import Group, token_advantages
+from lipo_verl.batch import ACCURACY, Group, token_advantages
 from lipo_verl.config import LipoConfig, LipoSetupError
 from lipo_verl.metrics import CollapseAlarm, lipo_metrics
 
@@ -47,6 +49,10 @@ class _Process:
 
     settings: LipoConfig | None = None
     groups: list[Group] = field(default_factory=list)
+    rewards: Any = None
+    """Ray's reference to the rewards that the batch was given last."""
+    accuracy: np.ndarray | None = None
+    """(B,) the accuracy that they name, while advantages are computed."""
 
 
 _process = _Process()
@@ -60,7 +66,7 @@ def compute_lipo_advantage(
 ) -> tuple[Tensor, Tensor]:
     """EasyR1's interface of an advantage estimator; this process's trainer brought the settings.
 
-    token_level_rewards: (B, T) float, their sum is the rule's score of the response
+    token_level_rewards: (B, T) any type, their sum is the rule's score of the response
     response_mask:       (B, T) any type, 1 on tokens that the policy generated
     index:               (B,) the uid of each response's prompt
     returns:             (B, T) advantages and, equal to them, returns
@@ -74,7 +80,7 @@ def compute_lipo_advantage(
             "algorithm.adv_estimator=lipo was made here. Make the trainer first."
         )
     advantages, _process.groups = token_advantages(
-        token_level_rewards, response_mask, index, _process.settings
+        token_level_rewards, response_mask, index, _process.settings, accuracy=_process.accuracy
     )
     return advantages, advantages
 
@@ -111,6 +117,13 @@ def check_launch(config: Any) -> LipoConfig | None:
             "algorithm.use_kl_loss=false hands it scores minus KL. Set algorithm.use_kl_loss=true "
             "and algorithm.kl_penalty=low_var_kl to keep the KL term, in the loss as in the paper, "
             "or algorithm.disable_kl=true."
+        )
+    if algorithm.online_filtering and algorithm.filter_high <= 1:
+        logger.warning(
+            "algorithm.online_filtering with filter_high=%s drops the groups that are all right, "
+            "the very ones that LIPO shortens. Set algorithm.filter_high=1.01 to drop only those "
+            "that are all wrong, or algorithm.online_filtering=false.",
+            algorithm.filter_high,
         )
     if settings.response_budget is None:
         settings = settings.model_copy(update={"response_budget": config.data.max_response_length})
@@ -186,9 +199,43 @@ def patch_config(config: ModuleType) -> None:
         setattr(config, patched.__name__, patched)
 
 
+class _Rewards:
+    """The trainer's handle of its reward manager, that keeps what was said of the last batch.
+
+    manager: Ray's handle
+    at_once: the trainer drops and reorders samples after it has their rewards (online filtering):
+             the accuracy goes into the batch, to stay beside its sample
+    """
+
+    def __init__(self, manager: Any, at_once: bool) -> None:
+        self._manager, self._at_once = manager, at_once
+        self.compute_reward = self
+
+    def remote(self, batch: Any) -> Any:
+        _process.rewards = self._manager.compute_reward.remote(batch)
+        if self._at_once and (accuracy := _named_accuracy(len(batch))) is not None:
+            batch.non_tensor_batch[_ACCURACY_COLUMN] = accuracy
+        return _process.rewards
+
+
+_ACCURACY_COLUMN = "lipo_verl.accuracy"
+
+
+def _named_accuracy(size: int) -> np.ndarray | None:
+    """(B,) float64, the accuracy that the rewards of the last batch name; None where not all of its
+    ``size`` samples have one."""
+    if _process.rewards is None:
+        return None
+    import ray
+
+    _, parts = ray.get(_process.rewards)
+    named = next((parts[name] for name in ACCURACY if name in parts), ())
+    return np.asarray(named, np.float64) if len(named) == size else None
+
+
 def patch_ray_trainer(ray_trainer: ModuleType) -> None:
     """Hands the settings from the trainer to the estimator, and the metrics to the trainer."""
-    if _lacks(ray_trainer, "RayPPOTrainer", "compute_data_metrics"):
+    if _lacks(ray_trainer, "RayPPOTrainer", "compute_data_metrics", "compute_advantage"):
         return
     init = ray_trainer.RayPPOTrainer.__init__
 
@@ -198,12 +245,26 @@ def patch_ray_trainer(ray_trainer: ModuleType) -> None:
         init(self, config, *args, **kwargs)
         _process.settings = settings
         if settings is not None:
+            if self.reward_fn is not None:
+                self.reward_fn = _Rewards(self.reward_fn, config.algorithm.online_filtering)
             print(
                 f"LIPO is live in process {os.getpid()} (EasyR1 {verl.__version__}): {settings}",
                 flush=True,
             )
 
     ray_trainer.RayPPOTrainer.__init__ = init_and_lipo
+    compute_advantage = ray_trainer.compute_advantage
+
+    @functools.wraps(compute_advantage)
+    def compute_advantage_by_accuracy(data: Any, *args: Any, **kwargs: Any) -> Any:
+        beside = data.non_tensor_batch.pop(_ACCURACY_COLUMN, None)
+        _process.accuracy = _named_accuracy(len(data)) if beside is None else beside
+        try:
+            return compute_advantage(data, *args, **kwargs)
+        finally:
+            _process.accuracy = _process.rewards = None
+
+    ray_trainer.compute_advantage = compute_advantage_by_accuracy
     compute_data_metrics, alarm = ray_trainer.compute_data_metrics, CollapseAlarm()
 
     @functools.wraps(compute_data_metrics)

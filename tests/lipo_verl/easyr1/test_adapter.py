@@ -69,9 +69,11 @@ def launch(monkeypatch):
 def trainer(launch):
     """Makes EasyR1's trainer, as its Runner does, without data and workers."""
 
-    def make(*arguments):
+    def make(*arguments, reward_fn=None):
         config = launch(*arguments, "trainer.max_steps=1")
-        return ray_trainer.RayPPOTrainer(config, None, None, None, None, {}, None)
+        return ray_trainer.RayPPOTrainer(
+            config, None, None, None, None, {}, None, reward_fn=reward_fn
+        )
 
     yield make
     adapter._process.settings, adapter._process.groups = None, []
@@ -141,6 +143,32 @@ def test_a_response_as_long_as_the_budget_of_the_data_counts_as_truncated(traine
     cut = (batch.batch["response_mask"].sum(1) == 32).numpy()
     assert cut.any() and not cut.all()
     assert np.array_equal(group.truncated, cut[group.rows])
+
+
+@pytest.mark.parametrize("filtering", [False, True])
+def test_the_accuracy_that_a_reward_names_says_what_is_correct(trainer, monkeypatch, filtering):
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    batch = random_batch([4, 4, 4])
+    right = batch.batch["token_level_rewards"].sum(1).tolist()
+    batch.batch["token_level_rewards"] = 0.5 + 0 * batch.batch["response_mask"]
+    said = batch.batch["token_level_rewards"], {"overall": [0.5] * 12, "accuracy": right}
+    handle = types.SimpleNamespace(remote=lambda _: said)
+    made = trainer(
+        *LIPO,
+        f"algorithm.online_filtering={filtering}",
+        reward_fn=types.SimpleNamespace(compute_reward=handle),
+    )
+    assert made.reward_fn.compute_reward.remote(batch) is said
+    rows = range(12)
+    if filtering:  # as EasyR1 does then: a group is dropped, the others are reordered
+        rows = [row for row in reversed(rows) if batch.non_tensor_batch["uid"][row] != "uid-1"]
+        batch = batch[rows]
+    ray_trainer.compute_advantage(batch, "lipo")
+    (group,) = adapter._process.groups
+    assert np.array_equal(group.correct, np.array(right)[[*rows]][group.rows] == 1)
+    assert group.correct.any() and not group.correct.all()
+    ray_trainer.compute_advantage(batch, "lipo")  # a batch of which nothing more was said
+    assert adapter._process.groups[0].correct.all()
 
 
 def test_a_budget_of_the_users_stays(trainer):
@@ -371,6 +399,12 @@ def test_a_trainer_made_without_the_entry_module_is_checked_as_well(launch):
     config.algorithm.adv_estimator, config.worker.rollout.n = "lipo", 1
     with pytest.raises(LipoSetupError, match="rollout.n=1"):
         ray_trainer.RayPPOTrainer(config, None, None, None, None, {}, None)
+
+
+@pytest.mark.parametrize(("filter_high", "drops"), [("0.99", True), ("1.0", True), ("1.01", False)])
+def test_a_filter_that_drops_what_lipo_shortens_is_warned_of(launch, caplog, filter_high, drops):
+    launch(*LIPO, "algorithm.online_filtering=true", f"algorithm.filter_high={filter_high}")
+    assert ("drops the groups that are all right" in caplog.text) == drops
 
 
 def test_settings_that_the_estimator_does_not_read_are_warned_of(launch, caplog):

@@ -23,7 +23,8 @@ BUDGET = 8
 
 REWARD = """
 def compute_score(answers):
-    return [{"overall": float(answer["response"].startswith("right"))} for answer in answers]
+    right = [float(answer["response"].startswith("right")) for answer in answers]
+    return [{"overall": 0.5 + 0.5 * accuracy, "accuracy": accuracy} for accuracy in right]
 """
 
 
@@ -111,13 +112,19 @@ def check(done, results):
         record = torch.load(results / f"update_{step}.pt")
         assert f"process {record['process']} " in live[0]
         advantages, groups = token_advantages(
-            record["token_level_rewards"], record["response_mask"], record["uid"], config
+            record["token_level_rewards"],
+            record["response_mask"],
+            record["uid"],
+            config,
+            accuracy=2 * record["token_level_rewards"].sum(1).numpy() - 1,
         )
         assert [tuple(group.rows.shape) for group in groups] == [(4, 6)]
         assert record["advantages"].abs().sum() > 0
         torch.testing.assert_close(record["advantages"], advantages)
         torch.testing.assert_close(record["returns"], advantages)
-        logged = next(line for line in log if line["step"] == step and "lipo" in line)["lipo"]
+        line = next(line for line in log if line["step"] == step and "lipo" in line)
+        logged = line["lipo"]
+        assert 0 < logged["accuracy"] == pytest.approx(line["reward"]["accuracy"]) < 1
         assert {f"lipo/{key}": value for key, value in logged.items()} == pytest.approx(
             lipo_metrics(groups) | {"lipo/collapse_alarm": 0}
         )
