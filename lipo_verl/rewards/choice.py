@@ -30,6 +30,10 @@ _DENIED = re.compile(
     rf"|{_ALONE}\s*(?i:(?:is|was|are)\s*(?:not\b|n['’]?t\b|wrong|false|incorrect)|是?错|不)"
 )
 _LETTER = re.compile(_ALONE)
+_CHOSEN = re.compile(
+    r"(?:^|[^\w\s'’-]\s*|-\s+|[\u2e80-\uffff]\s*|\b(?i:\w+ly|\w+['’]s|am|is|was|be|so|and|or|but|both"
+    rf"|choose|chose|pick|select|think|with|thus|therefore|hence|then|correct)\s+){_ALONE}"
+)
 
 
 def score(answer: str, truth: str) -> float:
@@ -51,9 +55,10 @@ def letter(answer: str) -> str | None:
     """The one option that ``answer`` names, as a capital letter, or None for none or several.
 
     The clearest way of naming that occurs decides: the letter alone; ``the answer is B``,
-    ``option B``; ``B. …``, ``(B) …``; a capital that stands alone. Letters inside words never
-    count, nor do ``A`` and ``I`` where they may be words. What is joined by ``or``, ``and``,
-    a comma or a slash counts as named, too. An answer that says which it is not names none.
+    ``option B``; ``B. …``, ``(B) …``; a capital that stands alone, unlike the one of ``Vitamin C``.
+    Letters inside words never count, nor do ``A`` and ``I`` where they may be words. What is joined
+    by ``or``, ``and``, a comma or a slash counts as named, too. Behind a mark that opens the
+    answer stands that option's text. An answer that says which it is not names none.
     """
     answer = forms.level(answer).replace("*", "").replace("$", "").strip()
     if bare := _BARE.fullmatch(answer):
@@ -65,7 +70,7 @@ def letter(answer: str) -> str | None:
             _letters(_STATED, answer, _may_be_a_word)
             or {found[1].upper() for found in _STATED_IN_LOWER_CASE.finditer(answer)}
             or _letters(_MARKED, answer)
-            or _letters(_LETTER, answer, _may_be_a_word)
+            or _letters(_CHOSEN, answer, _may_be_a_word)
         )
         named |= _letters(_ALTERNATIVE, answer) | _letters(_LIST, answer)
         if named & _letters(_DENIED, answer):

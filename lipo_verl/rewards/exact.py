@@ -16,7 +16,7 @@ SCALES = dict(thousand=3, million=6, billion=9, trillion=12, 万=4, 亿=8)
 """Words behind a number, and the powers of ten that they are."""
 SCALE = rf"(?P<scale>{'|'.join(SCALES)})(?![a-z])"
 _QUANTITY = re.compile(
-    r"(?P<sign>[+-]?)\s*(?P<before>[$€£¥]?)\s*(?P<after_sign>[+-]?)"
+    r"(?P<sign>[+-]?)\s*(?P<before>(?:us)?\$|usd|[€£¥]|)\s*(?P<after_sign>[+-]?)"
     r"(?P<number>(?:[0-9]{1,3}(?P<comma>[, ])[0-9]{3}(?:(?P=comma)[0-9]{3})*|[0-9]+)(?:\.[0-9]*)?"
     r"|\.[0-9]+)"
     r"(?P<exponent>e[+-]?[0-9]{1,2}(?![0-9]))?"
@@ -29,7 +29,7 @@ _POWER = re.compile(
 _NAMES = {
     "%": "percent per-cent pct percentage",
     "°": "degree deg",
-    "$": "dollar usd",
+    "$": "dollar usd us$",
     "€": "euro eur",
     "£": "gbp",
     "元": "yuan rmb cny",
@@ -135,9 +135,10 @@ def _quantity(text: str) -> Quantity | None:
         return None
     named = unit((match["unit"] or "").strip())
     if match["before"]:
-        if named not in ("", match["before"]):
+        before = unit(match["before"])
+        if named not in ("", before):
             return None
-        named = match["before"]
+        named = before
     digits = match["number"].replace(",", "").replace(" ", "")
     power = int((match["exponent"] or "e0")[1:]) + SCALES.get(match["scale"], 0)
     return Quantity(Decimal(f"{match['sign'] or match['after_sign']}{digits}e{power}"), named)

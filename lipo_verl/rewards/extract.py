@@ -49,14 +49,15 @@ def tagged(text: str) -> str | None:
 
 
 def marked(text: str) -> str | None:
-    """What follows the last ``Answer:`` or ``答案：`` to the end, or the last ``answer is`` to the
-    end of its sentence."""
+    """What follows the last ``Answer:`` or ``答案：`` up to an empty line, or that of ``answer is``
+    up to the end of its sentence."""
     marks = list(_MARKER.finditer(text))
     if not marks:
         return None
     rest = text[marks[-1].end() :].strip()
     stated = marks[-1][0].lower().endswith(("is", "是", "为"))
-    return (_SENTENCE.match(rest)[0] if stated else rest).strip("*` \n")
+    end = _SENTENCE.match(rest)[0] if stated else re.split(r"\n\s*\n", rest, maxsplit=1)[0]
+    return end.strip("*` \n")
 
 
 def closing(text: str) -> str | None:

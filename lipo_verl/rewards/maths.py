@@ -63,14 +63,18 @@ def equivalent(answer: str, truth: str) -> bool:
     if ("=" in answer) != ("=" in truth):
         answer, truth = notation.unnamed(answer), notation.unnamed(truth)
     (given, given_unit), (wanted, wanted_unit) = map(notation.measured, (answer, truth))
+    if given_unit and wanted_unit and given_unit != wanted_unit:
+        return False
+    if given.split() == wanted.split() and given_unit == wanted_unit:
+        return True
     real = not (should_treat_as_complex(given) or should_treat_as_complex(wanted))
     gold, found = _read(wanted, real), _read(given, real)
     if gold is None:
         raise TruthError(f"math-verify reads no mathematics in the whole of the truth {truth!r}.")
-    if found is None or given_unit and wanted_unit and given_unit != wanted_unit:
+    if found is None:
         return False
-    if {given[:1], wanted[:1]} == {"\\", "("} and r"\}" in (given[-2:], wanted[-2:]):
-        return False  # math-verify takes a set for an ordered pair
+    if _set_for_a_pair(given, gold) or _set_for_a_pair(wanted, found):
+        return False
     gold, found = _values(gold, found), _values(found, gold)
     if not all(isinstance(each, Decimal | sympy.Expr) for each in (found, gold)):
         return _same(found, gold)
@@ -102,6 +106,11 @@ def _read(latex: str, real: bool):
         return found.subs([(each, sympy.I) for each in found.free_symbols if each.name == "i"])
     except Exception:  # the grammar's own are plain Exceptions, and sympy's are many
         return None
+
+
+def _set_for_a_pair(latex: str, other) -> bool:
+    r"""Whether ``\{1,2\}`` stands against ``(1,2)``, which is the same for math-verify."""
+    return latex.startswith(r"\{") and isinstance(other, sympy.Tuple | sympy.Interval)
 
 
 def _values(found, other):

@@ -10,14 +10,17 @@ from lipo_verl.rewards import exact, forms
 
 _LABEL = re.compile(r"(?<=[0-9)}\]])\s*(?=\\(?:text|mathrm|mbox))")
 _PAIR_OF_DOLLARS = re.compile(r"(?<!\\)\$([^$]*[^$\\ ])\s?(?<!\\)\$(?![0-9])")
-_NAME = re.compile(r"^(?=[^=]*[^\W\d_])(?![0-9$])[^=<>+*/^≤≥≠-]*[^=<>+*/^≤≥≠!-]= *(?=[^=<>]+$)")
-_MONEY = re.compile(r"(?P<sign>[+-]?) ?(?P<unit>[$€£¥]) ?(?P<value>[^$€£¥]+)")
+_NAME = re.compile(
+    r"^(?=[^=]*[^\W\d_])(?![0-9$])(?:[^=<>+*/^≤≥≠{}-]|\{[^{}=]*\})*(?<![!<>])= *(?=[^=<>]+$)"
+)
+_MONEY = re.compile(r"(?P<sign>[+-]?) ?(?P<unit>(?:US)?\$|USD|[€£¥]) ?(?P<value>[^$€£¥]+)")
 _BASE = re.compile(r"(?P<value>[0-9]+) ?_ ?\{?(?P<unit>[0-9]+)\}?")
 _SCALED = re.compile(rf"(?<=[0-9]) ?{exact.SCALE}")
-_UNIT = r"[^\W\d_]+\.?(?:\^?\{?[23]\}?|[²³])?"
+_WORD = r"[^\W\d_α-ω]+"
+_UNIT = rf"{_WORD}\.?(?:\^?\{{?[23]\}}?|[²³])?"
 _MEASURED = re.compile(
-    r"(?P<value>.*?(?:[\d)}\]!]|\\[A-Za-z]+(?= )))(?P<gap> ?)"
-    rf"(?P<unit>[^\W\d_]+\.?(?: [^\W\d_]+)* {_UNIT}|{_UNIT}(?: ?/ ?{_UNIT})?|[%$€£¥]|° ?[CF]?)",
+    r"(?P<value>.*?(?:[\d)}\]!π]|\\[A-Za-z]+(?= )))(?P<gap> ?)"
+    rf"(?P<unit>{_WORD}\.?(?: {_WORD})* {_UNIT}|{_UNIT}(?: ?/ ?{_UNIT})?|[%$€£¥]|° ?[CF]?)",
     re.S,
 )
 _UNITS = exact.UNITS | set(
@@ -48,16 +51,25 @@ _SYMBOLS = str.maketrans(
     | {"∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "∖": r"\setminus "}
     | {"°": r"^{\circ}", "%": r"\cdot\frac{1}{100}", "或": " or ", "和": " and ", "且": " and "}
 )
+
+
+def _recurring(decimal: re.Match[str]) -> str:
+    whole, fixed, again = decimal.groups()
+    over = int(whole + fixed + again) - int(whole + fixed or "0")
+    return rf"\frac{{{over}}}{{{'9' * len(again) + '0' * len(fixed)}}}"
+
+
 _FUNCTIONS = "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp"
 _NOTATION = (
     (re.compile(r"\*\*"), "^"),
+    (re.compile(r"([0-9]*)\.([0-9]*)\\(?:overline|bar) ?\{([0-9]+)\}"), _recurring),
     (re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾]+"), lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}"),
     (re.compile(r"[₀-₉₊₋ₙᵢ]+"), lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}"),
     (
         re.compile(r"[¼-¾⅐-⅞]"),
         lambda m: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", m[0]).split("⁄")),
     ),
-    (re.compile(r"√ ?([0-9.]+|[A-Za-z])"), r"\\sqrt{\1}"),
+    (re.compile(r"(?:√|(?<![\\A-Za-z])sqrt(?= ?[0-9])) ?([0-9.]+|[A-Za-z])"), r"\\sqrt{\1}"),
     (re.compile(r"√(?= ?[({])|(?<![\\A-Za-z])sqrt(?= ?\()"), r"\\sqrt"),
     (re.compile(rf"(?<![\\A-Za-z])({_FUNCTIONS}|pi|theta|alpha|beta)(?![A-Za-z])"), r"\\\1 "),
     (re.compile(r"(?<![\\A-Za-z])inf(?:inity|ty)?(?![A-Za-z])"), r"\\infty "),
@@ -83,7 +95,7 @@ def measured(text: str) -> tuple[str, str]:
     text = forms.level(text).strip("*` ").rstrip(".,; ").removeprefix("\\approx ")
     text = _SCALED.sub(lambda m: rf"\times 10^{{{exact.SCALES[m['scale']]}}}", text)
     if money := _MONEY.fullmatch(text):
-        return latex(money["sign"] + money["value"]), money["unit"]
+        return latex(money["sign"] + money["value"]), exact.unit(money["unit"].lower())
     if base := _BASE.fullmatch(latex(text)):
         return base["value"], f"base {base['unit']}"
     found = _MEASURED.fullmatch(text)

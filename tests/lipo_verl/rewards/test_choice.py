@@ -49,6 +49,8 @@ NAMED = [
     ("The answer is D. A is incorrect.", "D"),
     ("\\mathbf{(B)}\\ 12", "B"),
     ("$B$", "B"),
+    ("I choose C", "C"),
+    ("Therefore C", "C"),
 ]
 NONE = [
     "",
@@ -78,6 +80,8 @@ NONE = [
     "B is wrong",
     "(B) is incorrect",
     "rule out B",
+    "Vitamin B",
+    "Plan B",
     "不选B",
     "选A或B",
     "A. 5, B. 6",

@@ -63,6 +63,8 @@ def test_the_last_closed_box_counts(text, content):
         ("答案：4", "auto", "4"),
         ("答案是4。", "auto", "4"),
         ("Answer: `4`", "auto", "4"),
+        ("Answer: 4\n\nFor 2 + 2 is 4.", "auto", "4"),
+        ("Answer:\n\n4\n5", "auto", "4\n5"),
         ("<answer>**4**</answer>", "auto", "4"),
         ("\\boxed{`4`}", "auto", "4"),
         ("The answer is 4. I hope it is correct.", "auto", "4"),
