@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import time
 from collections import defaultdict
@@ -24,6 +25,7 @@ import torch
 from amm.checkpoints import Checkpoint, open_checkpoint
 from amm.checkpoints.donor import donor_folder, other_files
 from amm.checkpoints.fsdp import FsdpCheckpoint
+from amm.checkpoints.hub import may_be_the_same
 from amm.checkpoints.keys import (
     Difference,
     Matching,
@@ -58,6 +60,9 @@ UNRELATED = 0.35
 
 SHARED_PART = 0.5
 """Above this mean cosine between experts, they share a part that is counted K times in a sum."""
+
+_STEP = re.compile(r"(?i)((checkpoint|ckpt|step|epoch|iter|iteration)s?[-_=]?)\d+(?![^/])|\d+$")
+_REVISION = re.compile(r"(?<=/snapshots/)[^/]+")
 
 PROBE_SIDE = 384
 """Shorter side of the small layer that a method is timed on."""
@@ -214,8 +219,23 @@ def _examine(
     found.warnings += matching.notes
     whole = [e for e, carried in zip(experts, matching.carried, strict=True) if not carried]
     _compare_files(found, base, experts, whole)
+    _report_other_bases(found, config.base, base, experts)
     _report_other_files(found, donor_folder(config.copy_files_from, base))
     _report_weights(found, surveyed, base, experts)
+
+
+def _report_other_bases(
+    found: Plan, given: Path | str, base: Checkpoint, experts: Sequence[Checkpoint]
+) -> None:
+    for expert in experts:
+        said = getattr(expert, "trained_on", None)
+        if said and not may_be_the_same(said, given, base.path):
+            found.warnings.append(
+                f"{expert.path} says that it was trained on {said}, and it is added to {given}: if"
+                " these aren't the same weights, what the one learned beyond the other is missing."
+                " Name that model as base, or merge the adapter into it with PEFT and give the"
+                " result."
+            )
 
 
 def _report_other_files(found: Plan, donor: Path | None) -> None:
@@ -301,16 +321,26 @@ def _architecture(folder: Path | None) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _vocabulary(folder: Path | None) -> Any:
+def _vocabulary(folder: Path | None) -> tuple[dict[str, int], list[tuple[str, ...]]] | None:
+    """Number of each word, and the merges, however the version that saved them writes them down."""
     tokenizer = _json(folder, "tokenizer.json")
-    if not isinstance(tokenizer, dict) or not isinstance(tokenizer.get("model"), dict):
+    model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
+    if not isinstance(model, dict):
         return None
-    added = [
-        (token.get("id"), token.get("content"))
-        for token in tokenizer.get("added_tokens", [])
-        if isinstance(token, dict)
+    words, merges = model.get("vocab"), model.get("merges")
+    if isinstance(words, list):  # Unigram: pairs of word and score
+        words = {str(pair[0]): i for i, pair in enumerate(words) if isinstance(pair, list) and pair}
+    numbers = dict(words) if isinstance(words, dict) else {}
+    added = tokenizer.get("added_tokens")
+    for token in added if isinstance(added, list) else ():
+        if isinstance(token, dict):
+            numbers[str(token.get("content"))] = token.get("id")
+    pairs = merges if isinstance(merges, list) else []
+    return numbers, [
+        tuple(p.split(" ") if isinstance(p, str) else map(str, p))
+        for p in pairs
+        if isinstance(p, str | list)
     ]
-    return tokenizer["model"].get("vocab"), tokenizer["model"].get("merges"), added
 
 
 def _report_weights(
@@ -377,13 +407,14 @@ def _report_geometry(
             if 0 < scale and distances[i + 1, j + 1] <= 1e-12 * scale:
                 found.warnings.append(f"{expert.path} is identical to {experts[j].path}{seen}.")
     centre = likely_base(distances)
-    if centre:
+    runs = [_run_of(expert.path) for expert in experts]
+    if centre and runs.count(runs[centre - 1]) == 1:
         found.problems.append(
             f"{experts[centre - 1].path} is nearer to all the other models than the base"
             f" {base.path} is: the two may be swapped, or the experts were trained from a model"
             " nearer to them than this base. Name the model that they were trained from as base."
         )
-    elif len(experts) > 1:
+    elif not centre and len(experts) > 1:
         off = everything.cosines[~torch.eye(len(experts), dtype=torch.bool)]
         if off.mean() > SHARED_PART:
             found.warnings.append(
@@ -398,6 +429,13 @@ def _report_geometry(
                 f"the base {base.path} is a checkpoint of a training run, and {', '.join(plain)}"
                 " isn't; check that base and expert aren't swapped."
             )
+
+
+def _run_of(path: Path) -> str:
+    """The same for checkpoints of one run: a path without the numbers of steps, or of the Hub's
+    cache without the revision. Later ones are reached through earlier ones, as from a base."""
+    place = _REVISION.sub("", path.resolve().as_posix())
+    return _STEP.sub(lambda found: found[1] or "", place)
 
 
 def likely_base(distances: torch.Tensor) -> int:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from amm.checkpoints.base import Checkpoint
-from amm.checkpoints.files import is_there
+from amm.checkpoints.foreign import known_format
 from amm.checkpoints.fsdp import FsdpCheckpoint, find_rank_folder
 from amm.checkpoints.hf import HfCheckpoint, has_weights
 from amm.checkpoints.hub import local_folder
@@ -60,25 +60,22 @@ def _missing_weights(path: Path) -> str:
         return f"{path} is a file; give the folder that the weights are in."
     names = sorted(child.name for child in path.iterdir())
     steps = sorted(int(match[1]) for match in map(_STEP.fullmatch, names) if match)
+    nested = ("huggingface", "model/huggingface", "lora_adapter")
     elsewhere = [
-        folder
-        for folder in ("huggingface", "actor/huggingface", "lora_adapter", "actor/lora_adapter")
-        if has_weights(path / folder) or is_adapter(path / folder)
+        name
+        for name in dict.fromkeys((*nested, *(f"actor/{n}" for n in nested), *names))
+        if has_weights(path / name) or is_adapter(path / name)
     ]
     if steps:
         last = _last_step(path)
         listed = (f"global_step_{n}{' (the last one)' if n == last else ''}" for n in steps)
         advice = f"Give one of its steps: {', '.join(listed)}."
     elif elsewhere:
-        advice = f"There are some in {elsewhere[0]}; give that folder."
-    elif is_there(path / "dist_ckpt") or is_there(path / "actor" / "dist_ckpt"):
-        advice = (
-            "It is a checkpoint of verl's Megatron backend; convert it with"
-            " `python -m verl.model_merger merge --backend megatron`, and give the result."
-        )
+        advice = f"There are some in {', '.join(elsewhere[:10])}; give that folder."
     else:
         shown = ", ".join(names[:10]) or "nothing"
         advice = f"It has {shown}{' …' if len(names) > 10 else ''}."
+        advice = known_format(path) or advice
     return (
         f"no weights in {path}: looked for model.safetensors, pytorch_model.bin, their .index.json,"
         " adapter_config.json, and model_world_size_W_rank_R.pt (there or in actor/)."

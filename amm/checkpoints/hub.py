@@ -2,13 +2,90 @@
 
 from __future__ import annotations
 
+import os
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from amm.checkpoints.donor import OTHER_FORMATS, TRAINING_FILES
 from amm.errors import InputError
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+
+_CACHED = re.compile(r".*/models--(?P<org>.+?)--(?P<name>[^/]+)/snapshots/(?P<revision>[^/]+)/?")
+_NO_NAME = re.compile(
+    r"base|model|merged?|final|out(put)?|hf|huggingface|actor|last|latest|best|\d+"
+    r"|[a-z_]*(checkpoint|ckpt|step|epoch|iter)s?[-_]?\d*"
+)
+"""Names of folders that say nothing of the model in them."""
+_TRAINED_ON = re.compile(r"(-unsloth)?-bnb-4bit$")
+"""What unsloth appends to the names of the copies that it trains on."""
+
+
+@dataclass(frozen=True)
+class _Name:
+    """What the name of a model says: an id of the Hub, or a path on any machine.
+
+    Attributes:
+        parts: the last part of it that names a model, and what follows.
+        organisation: who published it, of an id.
+        revision: of an id.
+    """
+
+    parts: tuple[str, ...]
+    organisation: str | None = None
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, text: str) -> _Name:
+        text = text.replace("\\", "/")
+        path = re.sub(r"@[^/]*$", "", text)
+        found = _CACHED.fullmatch(text)
+        if found is not None:
+            return cls(_telling((found["name"],)), found["org"].lower(), found["revision"])
+        found = _HUB_ID.fullmatch(text)
+        if found is None or os.path.exists(text):
+            return cls(_telling(tuple(part for part in path.split("/") if part.strip("."))))
+        organisation, _, name = found["repo"].partition("/")
+        return cls(_telling((organisation, name)), organisation.lower(), found["revision"])
+
+
+def _telling(parts: tuple[str, ...]) -> tuple[str, ...]:
+    parts = tuple(_TRAINED_ON.sub("", part.lower()) for part in parts)
+    first = next((i for i in reversed(range(len(parts))) if not _NO_NAME.fullmatch(parts[i])), 0)
+    return parts[first:]
+
+
+def _ends_alike(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    common = min(len(one), len(other))
+    return common > 0 and one[-common:] == other[-common:]
+
+
+def may_be_the_same(said: str, given: str | Path, folder: Path) -> bool:
+    """Whether a model that a file names may be the one that was given.
+
+    Names of folders differ from machine to machine: what counts is the last part that tells one
+    model from another, and of two ids of the Hub the organisation and revision too.
+
+    Args:
+        said: `org/name` or `org/name@revision`, or a path that need not exist here.
+        given: the same, as the user wrote it.
+        folder: where that is.
+    """
+    path = os.path.expanduser(re.sub(r"@[^/]*$", "", said))
+    if os.path.exists(path) and os.path.samefile(path, folder):
+        return True
+    model = _Name.of(said)
+    default = _Name.of(str(given))
+    names = (replace(default, revision=default.revision or "main"), _Name.of(str(folder.resolve())))
+    return any(
+        _ends_alike(model.parts, name.parts)
+        and len({model.organisation, name.organisation} - {None, "unsloth"}) < 2
+        and (
+            None in (model.revision, name.organisation) or name.revision.startswith(model.revision)
+        )
+        for name in names
+    )
 
 
 def local_folder(path: str | Path) -> Path:

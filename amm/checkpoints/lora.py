@@ -24,7 +24,7 @@ from torch import Tensor
 from amm.checkpoints.archive import TorchFile
 from amm.checkpoints.base import Checkpoint
 from amm.checkpoints.files import is_there, read_json
-from amm.checkpoints.fsdp import FsdpCheckpoint
+from amm.checkpoints.fsdp import FsdpCheckpoint, find_rank_folder
 from amm.checkpoints.hf import SafetensorsFile
 from amm.checkpoints.keys import HEAD, by_common_name, common_name, same_tensor
 from amm.errors import InputError
@@ -46,6 +46,7 @@ _ADAPTER_KEY = re.compile(r"\.(lora_\w+|modules_to_save|token_adapter)(\.|$)")
 _REPEATED_GROUP = re.compile(r"\)\s*[*+{?]")
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
+_NO_WEIGHTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
 _NOT_READ = (
     "alora_invocation_tokens",
     "arrow_config",
@@ -63,7 +64,6 @@ _NOT_READ = (
 class _Config(BaseModel):
     """What is needed of PEFT's configuration."""
 
-    peft_type: str = "LORA"
     r: int = Field(gt=0)
     lora_alpha: float = Field(gt=0, allow_inf_nan=False)
     use_rslora: bool = False
@@ -72,6 +72,8 @@ class _Config(BaseModel):
     rank_pattern: dict[str, int] | None = None
     alpha_pattern: dict[str, float] | None = None
     init_lora_weights: bool | str | None = True
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
 
     def scaling(self, module: str, rank: int) -> float:
         """s of a module; the first pattern that fits the end of its name counts, as in PEFT."""
@@ -180,6 +182,20 @@ class LoraCheckpoint:
         self._config = config
         self._files = [*files, *base.files()]
         self._changes = self._match(names, by_common_name(base))
+        if not any(map(self._moves, self._changes.values())):
+            raise InputError(
+                f"{path}: the adapter changes nothing, as all its B are zero: it wasn't trained, or"
+                " not saved as it was trained. Give another checkpoint of that run."
+            )
+
+    @property
+    def trained_on(self) -> str | None:
+        """The model, `org/name` or a path, that the adapter says it was trained on, `@revision`
+        after it if it says one; None if it doesn't say, or where FSDP shards hold that too."""
+        if isinstance(self._base, _Renamed):
+            return None
+        name, revision = self._config.base_model_name_or_path, self._config.revision
+        return f"{name}@{revision}" if name and revision else name or None
 
     def keys(self) -> list[str]:
         return self._base.keys()
@@ -233,6 +249,10 @@ class LoraCheckpoint:
             f" adapted, {len(self._changes) - products} other tensors of its own,"
             f" on: {self._base.describe()}"
         )
+
+    def _moves(self, change: _Change) -> bool:
+        plain = change.left is not None and change.magnitude is None and change.replacement is None
+        return not plain or bool(self._adapter.read(change.left).any())
 
     def _match(self, names: Sequence[str], base_keys: dict[str, str]) -> dict[str, _Change]:
         factors: dict[str, dict[str, str]] = {}
@@ -359,6 +379,15 @@ def open_adapter(folder: Path, base: Checkpoint | None) -> LoraCheckpoint:
             " adapter's weights too."
         )
     adapter = WEIGHT_FILES[name](folder / name)
+    hollow = sum(0 in adapter.shape(key) for key in adapter.keys())
+    if hollow or not adapter.keys():
+        advice = "Save it again with the weights gathered."
+        if (ranks := find_rank_folder(folder.parent)) is not None:
+            advice = f"The files of the ranks hold it: give {ranks}."
+        raise InputError(
+            f"{folder / name} holds {hollow or 'no'} tensors{' without entries' if hollow else ''}:"
+            f" it was saved while its weights were spread over processes. {advice}"
+        )
     files = [folder / name, folder / CONFIG_FILE]
     return LoraCheckpoint(folder, adapter, sorted(adapter.keys()), config, files, base)
 
@@ -421,19 +450,26 @@ def _plain_name(name: str) -> str:
 
 def _read_config(file: Path) -> _Config:
     content = read_json(file, "a configuration of PEFT")
+    if "lora_parameters" in content:
+        raise InputError(
+            f"{file} is of MLX-LM, whose adapters aren't read; run `mlx_lm.fuse --adapter-path"
+            f" {file.parent}`, and give the result."
+        )
+    kind = content.get("peft_type", "LORA")
+    if kind != "LORA":
+        advice = "merge it with PEFT and give the result"
+        if str(kind).endswith(_NO_WEIGHTS):
+            advice = "it changes no weights, so that there is nothing to merge"
+        raise InputError(f"{file}: adapters of type {kind} aren't read, only LORA; {advice}.")
     try:
         config = _Config.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
-        raise InputError(
-            f"{file}: {key} can't be {problem['input']!r} ({problem['msg']}); copy the file again."
-        ) from None
-    if config.peft_type != "LORA":
-        raise InputError(
-            f"{file}: adapters of type {config.peft_type} aren't read, only LORA; merge it with"
-            " PEFT and give the result."
-        )
+        wrong = f"{key} can't be {problem['input']!r} ({problem['msg']})"
+        if problem["type"] == "missing":
+            wrong = f"{key} is missing, which a configuration of PEFT has"
+        raise InputError(f"{file}: {wrong}; copy the file again.") from None
     used = [key for key in _NOT_READ if content.get(key)]
     changes_base = str(config.init_lora_weights).lower().startswith(_CHANGES_THE_BASE)
     if used or changes_base:

@@ -5,7 +5,7 @@ import torch
 from pico_models import save_folder
 
 from amm.checkpoints import open_checkpoint
-from amm.checkpoints.hub import local_folder
+from amm.checkpoints.hub import local_folder, may_be_the_same
 from amm.errors import InputError
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -98,3 +98,44 @@ def test_a_failed_download_says_why(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(InputError, match=r"Hub \(ConnectionError: no route\); check"):
         open_checkpoint("acme/pico")
+
+
+SNAPSHOT = f"hub/models--Qwen--Qwen2.5-3B/snapshots/{COMMIT}"
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "same"),
+    [
+        ("Qwen/Qwen2.5-3B", "Qwen/Qwen2.5-3B", True),
+        ("Qwen/Qwen2.5-3B", "models/Qwen2.5-3B", True),
+        ("/root/models/qwen2.5-3b/", "Qwen/Qwen2.5-3B", True),
+        ("C:\\models\\Qwen2.5-3B", "Qwen/Qwen2.5-3B", True),
+        (f"/root/.cache/{SNAPSHOT}", "Qwen/Qwen2.5-3B", True),
+        ("unsloth/qwen2.5-3b-unsloth-bnb-4bit", "Qwen/Qwen2.5-3B", True),
+        ("./base", "base", True),
+        ("/runs/sft/checkpoint-100", "sft/checkpoint-100", True),
+        ("Qwen/Qwen2.5-3B@main", "Qwen/Qwen2.5-3B", True),
+        ("Qwen/Qwen2.5-3B@v2", "Qwen/Qwen2.5-3B@v2", True),
+        (f"Qwen/Qwen2.5-3B@{COMMIT[:8]}", "Qwen/Qwen2.5-3B", True),
+        ("Qwen/Qwen2.5-3B@v2", "models/Qwen2.5-3B", True),
+        ("Qwen/Qwen2.5-3B@v2", "Qwen/Qwen2.5-3B", False),
+        ("Qwen/Qwen2.5-3B@main", "Qwen/Qwen2.5-3B@v2", False),
+        ("acme/Qwen2.5-3B", "Qwen/Qwen2.5-3B", False),
+        ("Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-3B", False),
+        ("/runs/sft", "original", False),
+        ("/runs/sft/checkpoint-100", "rl/checkpoint-100", False),
+        ("/runs/sft/global_step_9/actor/huggingface", "base/huggingface", False),
+        ("a" * 5000, "original", False),
+    ],
+)
+def test_a_model_is_told_by_what_its_name_says(said, given, same, tmp_path):
+    is_id = given.startswith("Qwen/")
+    folder = tmp_path / (SNAPSHOT if is_id else given)
+    folder.mkdir(parents=True)
+    assert may_be_the_same(said, given if is_id else folder, folder) is same
+
+
+def test_a_link_is_what_it_leads_to(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").symlink_to("one")
+    assert may_be_the_same(str(tmp_path / "other"), tmp_path / "one", tmp_path / "one")

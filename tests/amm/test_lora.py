@@ -235,6 +235,15 @@ def copied(adapters, tmp_path, name="plain", **changes):
     ("changes", "message"),
     [
         ({"peft_type": "ADALORA"}, "adapters of type ADALORA aren't read"),
+        (
+            {"peft_type": "IA3", "r": None},
+            "adapters of type IA3 aren't read, .* merge it with PEFT",
+        ),
+        (
+            {"peft_type": "PROMPT_TUNING"},
+            "it changes no weights, so that there is nothing to merge",
+        ),
+        ({"lora_parameters": {"rank": 8}}, "is of MLX-LM, .* run `mlx_lm.fuse --adapter-path"),
         ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights: 'pissa_niter_16'"),
         ({"trainable_token_indices": [1]}, r"trainable_token_indices: \[1\]"),
         ({"layer_replication": [[0, 2]]}, r"layer_replication"),
@@ -278,3 +287,51 @@ def test_missing_weights_of_an_adapter_are_named(adapters, base, tmp_path):
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match="neither of adapter_model.safetensors, adapter_model.bin"):
         open_checkpoint(folder, base)
+
+
+@pytest.mark.parametrize("ranks", [True, False])
+@pytest.mark.parametrize("hollow", [True, False])
+def test_an_adapter_saved_without_its_weights_is_refused(adapters, base, tmp_path, ranks, hollow):
+    """EasyR1 with some versions of PEFT, and DeepSpeed's ZeRO-3, write such."""
+    folder = copied(adapters, tmp_path)
+    keys = load_file(folder / "adapter_model.safetensors")
+    weights = {key: torch.zeros(0) for key in keys} if hollow else {}
+    save_file(weights, folder / "adapter_model.safetensors")
+    if ranks:
+        torch.save({}, tmp_path / "model_world_size_1_rank_0.pt")
+    advice = f"The files of the ranks hold it: give {tmp_path}" if ranks else "Save it again with"
+    with pytest.raises(InputError, match=f"holds {'8' if hollow else 'no'} tensors.*{advice}"):
+        open_checkpoint(folder, base)
+
+
+def test_an_adapter_that_changes_nothing_is_refused(adapters, base, tmp_path):
+    folder = copied(adapters, tmp_path)
+    weights = load_file(folder / "adapter_model.safetensors")
+    weights = {key: value * ("lora_B" not in key) for key, value in weights.items()}
+    save_file(weights, folder / "adapter_model.safetensors")
+    with pytest.raises(
+        InputError, match="copy: the adapter changes nothing, as all its B are zero"
+    ):
+        open_checkpoint(folder, base)
+
+
+@pytest.mark.parametrize(
+    ("said", "warned"), [("/runs/sft", True), ("./base", False), (None, False), ("", False)]
+)
+def test_an_adapter_of_another_base_is_warned_of_by_plan_merge_and_card(
+    adapters, tmp_path, said, warned
+):
+    folder = copied(adapters, tmp_path, base_model_name_or_path=said, revision="v1")
+    found = amm.plan(adapters / "base", [folder], method="mean")
+    result = amm.merge(adapters / "base", [folder], output=tmp_path / "out", method="mean")
+    assert [*found.problems, *found.warnings] == result.warnings
+    card = (tmp_path / "out/README.md").read_text()
+    words = f"{folder} says that it was trained on {said}@v1, and it is added to {adapters}/base"
+    assert any(words in warning for warning in found.warnings) is warned
+    assert (words in card) is warned
+
+
+def test_the_base_among_fsdp_shards_is_no_question(adapters, tmp_path):
+    config = "lora_adapter/adapter_config.json"
+    step = save_shards(tmp_path, adapters, "plain", lambda k: True, config)
+    assert open_checkpoint(step).trained_on is None

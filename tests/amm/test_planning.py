@@ -124,6 +124,57 @@ def test_another_tokenizer_is_a_warning_and_another_layout_of_it_is_not(pico):
     assert found.ok and str(experts[1]) in warning and "tokenizer" in warning
 
 
+WORDS = {"a": 0, "b": 1, "ab": 2}
+ADDED = [{"id": 3, "content": "<end>", "special": True}]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"merges": ["a b"]}, {"merges": [["a", "b"]]}, True),
+        ({"merges": ["a b"]}, {"merges": [["a", "ab"]]}, False),
+        ({"vocab": [["a", -1.0], ["b", -2]]}, {"vocab": [["a", -1], ["b", -2.0000001]]}, True),
+        ({"vocab": [["a", -1.0], ["b", -2]]}, {"vocab": [["b", -1], ["a", -2]]}, False),
+        ({"vocab": WORDS | {"<end>": 3}}, {}, True),
+        ({"vocab": WORDS | {"<end>": 4}}, {"vocab": WORDS | {"<stop>": 4}}, False),
+        ({"vocab": 3, "merges": 5}, {"vocab": [4], "merges": None}, True),
+    ],
+)
+def test_a_tokenizer_saved_by_another_version_is_the_same(pico, one, other, same):
+    base, experts = pico
+    for folder, model in ((base, one), (experts[0], other), (experts[1], one)):
+        content = {"model": {"vocab": WORDS, "merges": ["a b"]} | model, "added_tokens": ADDED}
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+    assert (not amm.plan(base, experts, **QUICK).warnings) is same
+
+
+def test_a_merge_repeats_what_a_plan_says_against_it(pico, tmp_path, caplog):
+    base, experts = pico
+    (base / "config.json").write_text('{"model_type": "mine"}')
+    (experts[0] / "config.json").write_text('{"model_type": "theirs"}')
+    found = amm.plan(experts[1], [base, experts[0], experts[0]], method="mean")
+    result = amm.merge(
+        experts[1], [base, experts[0], experts[0]], output=tmp_path / "out", method="mean"
+    )
+    assert len(found.problems) >= 1 and len(found.warnings) >= 1
+    said = (*found.problems, *found.warnings)
+    assert tuple(result.warnings) == said and all(words in caplog.text for words in said)
+    assert all(words in (tmp_path / "out/README.md").read_text() for words in said)
+
+
+@pytest.mark.parametrize("names", ["checkpoint-{}", "step_{}/actor", "epoch{}", "{}"])
+def test_checkpoints_of_one_run_are_no_swap(pico, tmp_path, names):
+    base, _ = pico
+    weights, experts = {k: v.float() for k, v in load_folder(base).items()}, []
+    for step in (1, 2):
+        weights = {k: v + pico_weights(step, 1e-2)[k] for k, v in weights.items()}
+        experts.append(save_folder(tmp_path / "run" / names.format(100 * step), weights))
+    assert amm.plan(base, experts, **QUICK).ok
+    experts[1] = experts[1].rename(tmp_path / "of-another-run")
+    (problem,) = amm.plan(base, experts, **QUICK).problems
+    assert "swapped" in problem
+
+
 def test_an_expert_of_other_initial_weights_is_a_problem(pico, tmp_path):
     base, experts = pico
     foreign = save_folder(tmp_path / "foreign", pico_weights(7))
