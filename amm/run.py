@@ -24,7 +24,14 @@ import torch
 
 from amm._version import __version__
 from amm.checkpoints import Checkpoint
-from amm.checkpoints.donor import CONFIG_FILE, donor_folder, main_dtype, other_files, with_dtype
+from amm.checkpoints.donor import (
+    CONFIG_FILE,
+    OtherFiles,
+    donor_folder,
+    main_dtype,
+    other_files,
+    with_dtype,
+)
 from amm.checkpoints.hf import INDEX_FILE
 from amm.checkpoints.writer import OutputFolder, SafetensorsWriter
 from amm.config import MergeConfig, size_text
@@ -197,10 +204,12 @@ def _run(
         writers.append(sides)
     files = [file for writer in writers for file in writer.files]
     folder.clear(keep=files)
-    _check_disk(folder, sum(writer.size for writer in writers))
+    other = OtherFiles([], []) if donor is None else other_files(donor)
+    copied = sum((donor / name).stat().st_size for name in other.copied)
+    _check_disk(folder, sum(writer.size for writer in writers) + copied)
     if donor is not None:
         result.copied_files = folder.copy_files(donor, own=(*REPORT_FILES, *files, INDEX_FILE))
-        result.left_out = other_files(donor).left_out
+        result.left_out = other.left_out
         result.config_dtype = _write_dtype(folder, job)
     result.warnings = doubts(job)
     _log(result.warnings)

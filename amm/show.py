@@ -19,6 +19,8 @@ from amm.planning import Plan
 from amm.survey import group_of
 
 SHOWN = 20
+COLUMNS = 6
+"""Columns of a table that 80 characters hold."""
 WIDE = ("embedding", "head")
 MARKS = {True: ("ok", "green"), False: ("FAILED", "bold red"), None: ("not tried", "yellow")}
 
@@ -85,10 +87,13 @@ def show_inspection(found: Inspection, console: Console, *, layers: bool) -> Non
         "  rank: stable / effective, of linear layers."
     )
     if len(found.experts) > 1:
-        table = _table("cosine", *(f">{i + 1}" for i in range(len(found.experts))))
-        for i, row in enumerate(found.linear_cosines):
-            table.add_row(f"{i + 1} {found.experts[i]}", *(f"{value:.3f}" for value in row))
-        _print(console, "Between experts, all linear layers", table)
+        for first in range(0, len(found.experts), COLUMNS):
+            part = slice(first, first + COLUMNS)
+            numbers = range(len(found.experts))[part]
+            table = _table("cosine", *(f">{i + 1}" for i in numbers))
+            for i, row in enumerate(found.linear_cosines):
+                table.add_row(f"{i + 1} {found.experts[i]}", *(f"{v:.3f}" for v in row[part]))
+            _print(console, "Between experts, all linear layers", table)
 
 
 def show_methods(methods: Sequence[Method], console: Console) -> None:
@@ -136,10 +141,16 @@ def _show_differences(plan: Plan, console: Console, everything: bool) -> None:
 
 
 def _show_frozen(plan: Plan, console: Console) -> None:
-    table = _table("part", *(f">expert {i + 1}" for i in range(len(plan.inputs) - 1)))
-    for group, experts in plan.frozen.items():
-        cells = [f"{tensors - still} of {tensors}" for still, tensors in experts]
-        table.add_row(group, *cells)
+    titles = ["part", *(f"expert {i + 1}" for i in range(len(plan.inputs) - 1))]
+    rows = [
+        [group, *(f"{tensors - still} of {tensors}" for still, tensors in experts)]
+        for group, experts in plan.frozen.items()
+    ]
+    if len(titles) > COLUMNS:
+        titles, *rows = zip(titles, *rows, strict=True)
+    table = _table(titles[0], *(f">{title}" for title in titles[1:]))
+    for row in rows:
+        table.add_row(*row)
     read = "all entries were read" if plan.deep else "a sample of each was read; --deep reads all"
     _print(console, f"Tensors that each expert moved ({read})", table)
 
