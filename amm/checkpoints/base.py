@@ -8,6 +8,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The names of dtypes in a safetensors header."""
+
 
 class Checkpoint(Protocol):
     """Read access to one model's weights, a tensor at a time.

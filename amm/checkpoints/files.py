@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
@@ -18,6 +20,8 @@ JSON_LIMIT = 2**25
 """Bytes of JSON that are parsed; the index of a model with 10 000 tensors has about 2²⁰."""
 
 _LFS_POINTER = b"version https://git-lfs"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Half a character, in JSON; a text with such a half by itself can't be written anywhere."""
 
 
 def is_there(file: Path) -> bool:
@@ -49,24 +53,34 @@ def check_file(file: Path) -> None:
             )
 
 
-def read_json(file: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object of bounded size, without duplicate keys.
+def read_small(file: Path, what: str, limit: int = JSON_LIMIT) -> bytes:
+    """All bytes of a file that isn't one of weights.
 
     Args:
         file: where it is.
         what: what it should be, for the message, such as "an index of weight files".
+        limit: bytes that it may have.
 
     Raises:
-        InputError: it isn't.
+        InputError: it has more, or isn't a regular file that can be read.
     """
     check_file(file)
     with _opened(file) as content:
-        text = content.read(JSON_LIMIT + 1)
-    if len(text) > JSON_LIMIT:
+        text = content.read(limit + 1)
+    if len(text) > limit:
         raise InputError(
-            f"{file} has more than {JSON_LIMIT:,} bytes, too many for {what}; download it again."
+            f"{file} has more than {limit:,} bytes, too many for {what}; download it again."
         )
-    return parse_json(text, file, what)
+    return text
+
+
+def read_json(file: Path, what: str, limit: int = JSON_LIMIT) -> dict[str, Any]:
+    """Read a JSON object of bounded size, without duplicate keys; see `read_small`.
+
+    Raises:
+        InputError: it isn't one.
+    """
+    return parse_json(read_small(file, what, limit), file, what)
 
 
 def read_config(folder: Path | None) -> dict[str, Any]:
@@ -80,12 +94,28 @@ def read_config(folder: Path | None) -> dict[str, Any]:
 def parse_json(text: bytes, file: Path, what: str) -> dict[str, Any]:
     """Parse the JSON object that a file holds; see `read_json`."""
     try:
-        content = json.loads(text, object_pairs_hook=_without_duplicates)
+        content = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
+        if _SURROGATE.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} isn't {what} ({error}); download or copy it again.") from None
     if not isinstance(content, dict):
         raise InputError(f"{file} isn't {what} (it isn't an object); download or copy it again.")
     return content
+
+
+def check_names(names: Iterable[str], file: Path) -> None:
+    """Check that tensors have names with which safetensors can hold them.
+
+    Raises:
+        InputError: some haven't.
+    """
+    for name in names:
+        if name == "__metadata__" or name != name.encode(errors="ignore").decode():
+            raise InputError(
+                f"{file}: a tensor can't be called {ascii(name)[:200]}; name it otherwise, and"
+                " save it again."
+            )
 
 
 def read_index(file: Path, suffix: str) -> dict[str, str]:
@@ -148,9 +178,9 @@ def _opened(file: Path) -> Any:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"{twice!r} is there twice")
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"{key[:200]!r} is there twice")
+        content[key] = value
     return content

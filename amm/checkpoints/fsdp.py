@@ -2,13 +2,15 @@
 
 Each file is a `torch.save` of one rank's state dict, with DTensors (FSDP2, and FSDP1 on a device
 mesh) or plain tensors (FSDP1 on one rank, buffers); trainers keep float32 master weights there.
-In place of torch.distributed's classes inert records with the same names are built: no process
-group is needed, and no code of torch.distributed runs.
+What their pickles say of torch.distributed's classes is only looked at: no process group is
+needed, and no code of torch.distributed runs.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,107 +19,61 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amm.checkpoints.archive import in_file, load_tensors
+from amm.checkpoints.archive import TorchArchive, integers
+from amm.checkpoints.pickles import Called, Name
 from amm.errors import InputError
 
 _RANK_FILE = re.compile(r"model_world_size_([1-9]\d{0,5})_rank_(\d{1,6})\.pt")
 
 
-class _Record:
-    """Stands for a class of torch.distributed: keeps what the pickle says, and does nothing."""
-
-    args: tuple[Any, ...]
-
-    def __new__(cls, *args: Any) -> _Record:
-        record = super().__new__(cls)
-        record.args = args
-        return record
-
-    def __init__(self, *args: Any) -> None:
-        pass
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-
-class _Spec(_Record):
-    mesh: _Record
-    placements: tuple[_Record, ...]
-
-
-class _Shard(_Record):
-    dim: int
-
-
-class _Replicate(_Record):
-    pass
-
-
-class _OtherRecord(_Record):
-    pass
-
-
-class _StoredDTensor(torch.Tensor):
-    """Stands for DTensor: holds the rank's own part and the spec."""
-
-    _local_tensor: Tensor
-    _spec: _Spec
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise NotImplementedError("a stored DTensor is only a record of its parts")
-
-    def __setstate__(self, state: tuple[Any, dict[str, Any]]) -> None:
-        self.__dict__.update(state[1])
-
-    def is_complete(self) -> bool:
-        """Whether all that the reader uses is there and makes sense together."""
-        spec = self.__dict__.get("_spec")
-        places = getattr(spec, "placements", ())
-        at = getattr(getattr(spec, "mesh", None), "_coordinate_on_dim", None)
-        local = self.__dict__.get("_local_tensor")
-        return (
-            type(local) is torch.Tensor
-            and in_file(local)
-            and local.dtype == self.dtype
-            and local.dim() == self.dim()
-            and isinstance(places, tuple)
-            and isinstance(at, (tuple, list))
-            and len(at) == len(places) > 0
-            and all(type(coordinate) is int for coordinate in at)
-            and all(isinstance(place, (_Shard, _Replicate)) for place in places)
-            and all(dim is None or dim in range(self.dim()) for dim in self.sharded_dims())
-        )
-
-    def sharded_dims(self) -> list[int | None]:
-        """For each dimension of the mesh, the sharded dimension of the tensor; None for copies."""
-        return [
-            getattr(place, "dim", -1) if isinstance(place, _Shard) else None
-            for place in self._spec.placements
-        ]
-
-
-_NAMES = {
-    "tensor.DTensor": _StoredDTensor,
-    "tensor._dtensor_spec.DTensorSpec": _Spec,
-    "tensor._dtensor_spec.TensorMeta": _OtherRecord,
-    "tensor._dtensor_spec.ShardOrderEntry": _OtherRecord,
-    "tensor.placement_types.Shard": _Shard,
-    "tensor.placement_types.Replicate": _Replicate,
-    "device_mesh.DeviceMesh": _OtherRecord,
-    "_mesh_layout._MeshLayout": _OtherRecord,
-    "_mesh_layout._FlatLayout": _OtherRecord,
+_NAMES = (
+    "tensor.DTensor",
+    "tensor._dtensor_spec.DTensorSpec",
+    "tensor._dtensor_spec.TensorMeta",
+    "tensor._dtensor_spec.ShardOrderEntry",
+    "tensor.placement_types.Shard",
+    "tensor.placement_types.Replicate",
+    "device_mesh.DeviceMesh",
+    "_mesh_layout._MeshLayout",
+    "_mesh_layout._FlatLayout",
     # torch before 2.5
-    "_tensor.api.DTensor": _StoredDTensor,
-    "_tensor.placement_types.DTensorSpec": _Spec,
-    "_tensor.placement_types.TensorMeta": _OtherRecord,
-    "_tensor.placement_types.Shard": _Shard,
-    "_tensor.placement_types.Replicate": _Replicate,
-    "_tensor.device_mesh.DeviceMesh": _OtherRecord,
-}
+    "_tensor.api.DTensor",
+    "_tensor.placement_types.DTensorSpec",
+    "_tensor.placement_types.TensorMeta",
+    "_tensor.placement_types.Shard",
+    "_tensor.placement_types.Replicate",
+    "_tensor.device_mesh.DeviceMesh",
+)
 """Names in torch.distributed: all that a shard may name beyond what makes plain tensors."""
 
-_ALLOWED = [(record, f"torch.distributed.{name}") for name, record in _NAMES.items()]
+_WRAPPER = "torch._utils._rebuild_wrapper_subclass"
+_ALLOWED = (
+    *(f"torch.distributed.{name}" for name in _NAMES),
+    _WRAPPER,
+    "torch.device",
+    "torch.serialization._get_layout",
+)
+
+
+@dataclass(frozen=True)
+class _StoredDTensor:
+    """What a rank has of a DTensor.
+
+    Attributes:
+        shape: of the whole tensor.
+        local: the rank's own part.
+        dims: for each dimension of the mesh, the sharded one of the tensor; None for copies.
+        coordinate: the rank's place in the mesh.
+    """
+
+    shape: tuple[int, ...]
+    local: Tensor
+    dims: tuple[int | None, ...]
+    coordinate: tuple[int, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.local.dtype
 
 
 @dataclass(frozen=True)
@@ -197,7 +153,7 @@ class FsdpCheckpoint:
         layout = f"{sharded} sharded DTensors" if sharded else "no sharded DTensors"
         return f"{shards}, {len(self._tensors)} tensors ({layout}), {', '.join(dtypes)}"
 
-    def _parts(self, key: str, states: list[dict[str, Tensor]]) -> _Parts:
+    def _parts(self, key: str, states: list[dict[str, Tensor | _StoredDTensor]]) -> _Parts:
         held = [state[key] for state in states]
         if len({(type(tensor), tensor.shape, tensor.dtype) for tensor in held}) > 1:
             raise InputError(
@@ -207,18 +163,19 @@ class FsdpCheckpoint:
         shape = tuple(held[0].shape)
         if not isinstance(held[0], _StoredDTensor):
             return _Parts(shape, held, None)
-        dims = held[0].sharded_dims()
+        dims = held[0].dims
         sharded = [axis for axis, dim in enumerate(dims) if dim is not None]
         if len(sharded) > 1:
             raise InputError(
                 f"{self.path}: {key} is sharded over {len(sharded)} mesh dimensions, which isn't"
                 " read; save it from a trainer without tensor parallelism."
             )
-        parts, dim, whole = [tensor._local_tensor for tensor in held], None, False
-        if all(tensor.sharded_dims() == dims for tensor in held):
+        where = [tensor.coordinate for tensor in held]
+        self._check_mesh(key, where)
+        parts, dim, whole = [tensor.local for tensor in held], None, False
+        if all(tensor.dims == dims for tensor in held):
             if sharded:
                 dim = dims[sharded[0]]
-                where = [tensor._spec.mesh._coordinate_on_dim for tensor in held]
                 order = sorted(range(len(held)), key=lambda rank: where[rank][sharded[0]])
                 parts = [parts[rank] for rank in order if _is_first_copy(where[rank], sharded[0])]
             whole = _make_up(parts, dim, shape)
@@ -228,6 +185,24 @@ class FsdpCheckpoint:
                 " aren't from one save."
             )
         return _Parts(shape, parts, dim)
+
+    def _check_mesh(self, key: str, where: Sequence[tuple[int, ...]]) -> None:
+        """Each place of the mesh has one rank; a file copied over another's leaves one empty."""
+        first: dict[tuple[int, ...], int] = {}
+        for rank, place in enumerate(where):
+            twin = first.setdefault(place, rank)
+            if twin != rank:
+                raise InputError(
+                    f"{self._files[rank]} says of {key} that it is the part of"
+                    f" {self._files[twin].name} (coordinate {', '.join(map(str, place))} of the"
+                    " device mesh): one of the two is a copy of the other. Copy the shards again."
+                )
+        dims = {len(place) for place in where}
+        if len(dims) > 1 or math.prod(max(at) + 1 for at in zip(*where, strict=True)) != len(where):
+            raise InputError(
+                f"{self.path}: the {len(where)} parts of {key} aren't those of one device mesh; the"
+                " files aren't from one save."
+            )
 
     def _check_copies(self, key: str, parts: list[Tensor]) -> None:
         for file, part in zip(self._files, parts, strict=True):
@@ -272,9 +247,55 @@ def _rank_files(folder: Path) -> list[Path]:
     return [found[sizes[0], rank] for rank in range(sizes[0])]
 
 
-def _load(file: Path) -> dict[str, Tensor]:
-    state = load_tensors(file, _ALLOWED, (_StoredDTensor,))
-    for key, value in state.items():
-        if isinstance(value, _StoredDTensor) and not value.is_complete():
-            raise InputError(f"{file}: {key} is a damaged DTensor; save the shard again.")
+def _load(file: Path) -> dict[str, Tensor | _StoredDTensor]:
+    archive = TorchArchive(file, _ALLOWED)
+    state: dict[str, Tensor | _StoredDTensor] = {}
+    for key, value in archive.state.items():
+        if _is_dtensor(value):
+            state[key] = _read_dtensor(archive, key, value)
+        else:
+            state[key] = archive.tensor(key, value)
     return state
+
+
+def _is_dtensor(value: Called) -> bool:
+    function = value.arguments[0] if value.arguments else None
+    return type(function) is Name and function.name == _WRAPPER
+
+
+def _read_dtensor(archive: TorchArchive, key: str, value: Called) -> _StoredDTensor:
+    """What a shard says of a DTensor; all that isn't looked at is left alone."""
+    try:
+        _, _, (_, dtype, size, *_), state = value.arguments
+        held = _attributes(state)
+        spec = _attributes(held["_spec"].state)
+        shape, local = integers(size), archive.tensor(f"the part of {key}", held["_local_tensor"])
+        at = integers(_attributes(spec["mesh"].state)["_coordinate_on_dim"])
+        dims = tuple(_sharded_dim(place, len(shape)) for place in spec["placements"])
+        if not len(at) == len(dims) > 0 or local.dim() != len(shape):
+            raise ValueError
+        if str(local.dtype) != dtype.name:
+            raise ValueError
+    except InputError:
+        raise
+    except Exception:  # what isn't a DTensor can fail in any way
+        raise InputError(
+            f"{archive.file}: {key} is a damaged DTensor; save the shard again."
+        ) from None
+    return _StoredDTensor(shape, local, dims, at)
+
+
+def _attributes(state: Any) -> dict[str, Any]:
+    """An object's attributes, whether or not it keeps them in slots."""
+    parts = state if type(state) is tuple else (state,)
+    return {key: value for part in parts if part is not None for key, value in part.items()}
+
+
+def _sharded_dim(place: Called, dims: int) -> int | None:
+    kind = place.name.rpartition(".")[2]
+    if kind == "Replicate":
+        return None
+    dim = place.state["dim"]
+    if kind != "Shard" or type(dim) is not int or dim not in range(dims):
+        raise ValueError
+    return dim

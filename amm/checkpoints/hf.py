@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from amm.checkpoints.archive import TorchFile
+from amm.checkpoints.base import DTYPES
 from amm.checkpoints.files import (
     check_file,
     check_index,
@@ -29,22 +30,6 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 HEADER_LIMIT = 2**25
 """Bytes of a header that are parsed; a file with 10 000 tensors has about 2²⁰."""
-
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"""The names of dtypes in a safetensors header."""
 
 
 class SafetensorsFile:

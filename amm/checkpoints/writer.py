@@ -26,8 +26,9 @@ from typing import Any
 
 import torch
 
+from amm.checkpoints.base import DTYPES
 from amm.checkpoints.donor import other_files
-from amm.checkpoints.hf import DTYPES, INDEX_FILE, SINGLE_FILE
+from amm.checkpoints.hf import INDEX_FILE, SINGLE_FILE
 from amm.errors import InputError
 
 logger = logging.getLogger("amm")

@@ -233,11 +233,22 @@ def test_shards_of_two_runs_are_refused(layouts, tmp_path):
         open_checkpoint(tmp_path)
 
 
-def test_the_same_rank_twice_is_refused(layouts, tmp_path):
-    for rank in range(2):
-        source = layouts / "model_world_size_4_rank_0.pt"
+@pytest.mark.parametrize("original, copy", [(0, 1), (3, 0), (1, 2)])
+def test_a_rank_copied_over_another_is_named(layouts, tmp_path, original, copy):
+    """Parts of one size make up the shape all the same: the place in the mesh tells."""
+    for rank in range(4):
+        source = layouts / f"model_world_size_4_rank_{original if rank == copy else rank}.pt"
+        os.link(source, tmp_path / f"model_world_size_4_rank_{rank}.pt")
+    first, second = sorted((original, copy))
+    with pytest.raises(InputError, match=rf"rank_{second}.pt says .*rank_{first}.pt .*is a copy"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_part_of_a_larger_mesh_is_refused(layouts, tmp_path):
+    for rank, source in enumerate((0, 3)):
+        source = layouts / f"model_world_size_4_rank_{source}.pt"
         os.link(source, tmp_path / f"model_world_size_2_rank_{rank}.pt")
-    with pytest.raises(InputError, match="don't make up its shape.*aren't from one save"):
+    with pytest.raises(InputError, match="the 2 parts of .* aren't those of one device mesh"):
         open_checkpoint(tmp_path)
 
 

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 import amm
 from amm.checkpoints import open_checkpoint
-from amm.checkpoints.archive import load_tensors
 from amm.errors import InputError
 
 pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="PEFT is the reference")
@@ -87,6 +86,10 @@ def base(adapters):
     return open_checkpoint(adapters / "base")
 
 
+def merged_by_peft(adapters, name):
+    return torch.load(adapters / name / "merged.pt", weights_only=True)
+
+
 def check(checkpoint, merged, base):
     assert checkpoint.keys() == base.keys() == sorted(merged)
     for key, expected in merged.items():
@@ -102,7 +105,7 @@ def check(checkpoint, merged, base):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_an_adapter_gives_what_peft_merges(adapters, base, name):
     checkpoint = open_checkpoint(adapters / name, base)
-    merged = load_tensors(adapters / name / "merged.pt")
+    merged = merged_by_peft(adapters, name)
     check(checkpoint, merged, base)
     changed = [k for k in merged if not torch.equal(merged[k], base.read(k).float())]
     assert changed and all(checkpoint.dtype(key) == torch.float32 for key in changed)
@@ -119,7 +122,7 @@ def test_an_adapter_is_merged_as_an_expert(adapters, tmp_path):
         save_dtype="float32",
     )
     merged = load_file(out / "model.safetensors")
-    for key, expected in load_tensors(adapters / "bias_of_all" / "merged.pt").items():
+    for key, expected in merged_by_peft(adapters, "bias_of_all").items():
         torch.testing.assert_close(merged[key], expected, rtol=1e-6, atol=1e-6, msg=key)
 
 
@@ -198,14 +201,14 @@ def save_shards(folder, adapters, name, keep, config):
 def test_an_adapter_among_fsdp_shards_is_merged(adapters, base, tmp_path, config, alone):
     step = save_shards(tmp_path, adapters, "plain", lambda k: "lora_" in k or not alone, config)
     checkpoint = open_checkpoint(step, base if alone else None)
-    check(checkpoint, load_tensors(adapters / "plain" / "merged.pt"), base)
+    check(checkpoint, merged_by_peft(adapters, "plain"), base)
     assert step / "actor" / config in checkpoint.files()
 
 
 def test_modules_to_save_among_fsdp_shards_replace_the_originals(adapters, base, tmp_path):
     config = "lora_adapter/adapter_config.json"
     step = save_shards(tmp_path, adapters, "modules_to_save", lambda k: True, config)
-    check(open_checkpoint(step), load_tensors(adapters / "modules_to_save" / "merged.pt"), base)
+    check(open_checkpoint(step), merged_by_peft(adapters, "modules_to_save"), base)
 
 
 def test_shards_without_the_adapters_alpha_are_refused(adapters, tmp_path):
