@@ -229,9 +229,7 @@ def main() -> None:
 
 def _load(file: Path, changes: list[str] | None, **options: str | None) -> MergeConfig:
     """The file's settings, with those of the command line in their place."""
-    import yaml
-
-    from amm.config import MergeConfig, load_config
+    from amm.config import MergeConfig, load_config, parse_yaml
     from amm.errors import InputError
     from amm.settings import validated
 
@@ -247,7 +245,7 @@ def _load(file: Path, changes: list[str] | None, **options: str | None) -> Merge
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise InputError(f"--set {change}: {parent} has no keys.")
-        place[last] = yaml.safe_load(text)
+        place[last] = parse_yaml(text, f"--set {key}")
     given = {key: value for key, value in options.items() if value is not None}
     if not changes and not given:
         return config

@@ -14,6 +14,7 @@ Relative paths are relative to the folder that the command is run in, as on the 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,12 +22,18 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BeforeValidator, Field, field_validator
 
+from amm.checkpoints.files import read_small
 from amm.errors import InputError
 from amm.methods import get_method
 from amm.settings import Settings, validated
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT]i?)?B?\s*", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+_CONFIG_LIMIT = 2**18
+"""Bytes of a merge.yaml."""
+_LEVELS_LIMIT = 20
+_ALIASES_LIMIT = 10
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
 
@@ -34,12 +41,15 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
 def _folder(value: Any) -> Path:
     if not isinstance(value, str | Path):
         raise ValueError("a path; put one such as 120 or on in quotes")
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("a path whose ~ stands for a home folder that is known") from None
 
 
 def _folder_or_hub_id(value: Any) -> Path | str:
     """A folder that exists stays one, whatever it is called; `org/name` may be on the Hub."""
-    if isinstance(value, str) and _HUB_ID.fullmatch(value) and not Path(value).exists():
+    if isinstance(value, str) and _HUB_ID.fullmatch(value) and not os.path.exists(value):
         return value
     return _folder(value)
 
@@ -145,24 +155,50 @@ def load_config(path: str | Path) -> MergeConfig:
     Raises:
         InputError: it isn't there, isn't YAML, has a key twice, or has wrong keys or values.
     """
-    import yaml
-
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        twice = _key_twice(text)
-        content = yaml.safe_load(text)
+        Path(path).stat()
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} isn't YAML: {' '.join(str(error).split())}.") from None
-    if twice is not None:
-        raise InputError(f"{path}: {twice}; the last would count alone. Keep one.")
+    text = read_small(Path(path), "the settings of a merge", _CONFIG_LIMIT)
+    content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise InputError(f"{path} must have keys and values, such as 'base: path/to/model'.")
     return validated(MergeConfig, content, str(path))
 
 
-def _key_twice(text: str) -> str | None:
+def parse_yaml(text: bytes | str, where: str) -> Any:
+    """Parse the YAML of settings.
+
+    It has few levels and aliases: with many, a few lines make a value of any size.
+
+    Args:
+        text: the YAML.
+        where: what it is, for the message.
+
+    Raises:
+        InputError: it isn't that, or has a key twice.
+    """
+    import yaml
+
+    depth = aliases = 0
+    try:
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            aliases += isinstance(event, yaml.AliasEvent)
+            if depth > _LEVELS_LIMIT or aliases > _ALIASES_LIMIT:
+                raise ValueError(f"over {_LEVELS_LIMIT} levels or {_ALIASES_LIMIT} aliases")
+        twice = _key_twice(text)
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())[:500]
+        raise InputError(f"{where} isn't YAML: {reason}.") from None
+    if twice is not None:
+        raise InputError(f"{where}: {twice}; the last would count alone. Keep one.")
+    return content
+
+
+def _key_twice(text: bytes | str) -> str | None:
     """Where a mapping of a YAML document has a key twice, in words; YAML itself takes the last."""
     import yaml
 

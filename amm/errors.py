@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -27,3 +28,12 @@ def did_you_mean(name: object, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), allowed, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Allowed: {', '.join(allowed)}."
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 200, 200
+
+
+def shown(value: object) -> str:
+    """A value as a message can show it, however large it is."""
+    return _REPR.repr(value)

@@ -7,7 +7,6 @@ was trained from other initial weights has cosine 0 (‖τ_i‖/‖W_0‖ = 1.4)
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -24,6 +23,7 @@ import torch
 
 from amm.checkpoints import Checkpoint, open_checkpoint
 from amm.checkpoints.donor import donor_folder, other_files
+from amm.checkpoints.files import JSON_LIMIT, is_there, parse_json, read_small
 from amm.checkpoints.fsdp import FsdpCheckpoint
 from amm.checkpoints.hub import may_be_the_same
 from amm.checkpoints.keys import (
@@ -60,6 +60,9 @@ UNRELATED = 0.35
 
 SHARED_PART = 0.5
 """Above this mean cosine between experts, they share a part that is counted K times in a sum."""
+
+TOKENIZER_LIMIT = 2**26
+"""Bytes of a tokenizer.json that are compared; Gemma's, one of the largest, has 2²⁵."""
 
 _STEP = re.compile(r"(?i)((checkpoint|ckpt|step|epoch|iter|iteration)s?[-_=]?)\d+(?![^/])|\d+$")
 _REVISION = re.compile(r"(?<=/snapshots/)[^/]+")
@@ -280,16 +283,21 @@ def _report_differences(found: Plan) -> None:
 def _compare_files(
     found: Plan, base: Checkpoint, experts: Sequence[Checkpoint], whole: Sequence[Checkpoint]
 ) -> None:
-    mine, words = _architecture(base.files_folder), _vocabulary(base.files_folder)
     for expert in experts:
-        theirs = _architecture(expert.files_folder)
+        try:
+            configs = _differing("config.json", JSON_LIMIT, base, expert)
+            tokenizers = _differing("tokenizer.json", TOKENIZER_LIMIT, base, expert)
+        except InputError as error:
+            found.warnings.append(f"what can't be read wasn't compared: {error}")
+            continue
+        mine, theirs = map(_architecture, configs)
         for key in sorted(mine.keys() & theirs.keys()):
             if mine[key] != theirs[key] and (expert in whole or key == "vocab_size"):
                 found.problems.append(
-                    f"{expert.path}: its config.json has {key} {theirs[key]}, the base's"
-                    f" {mine[key]}; they aren't the same model."
+                    f"{expert.path}: its config.json has {key} {_short(theirs[key])}, the"
+                    f" base's {_short(mine[key])}; they aren't the same model."
                 )
-        others = _vocabulary(expert.files_folder)
+        words, others = map(_vocabulary, tokenizers)
         if words is not None and others is not None and words != others:
             found.warnings.append(
                 f"{expert.path}: its tokenizer.json maps words to other numbers than the base's;"
@@ -297,19 +305,23 @@ def _compare_files(
             )
 
 
-def _json(folder: Path | None, name: str) -> Any:
-    if folder is None or not (folder / name).is_file():
-        return None
-    try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
-    except ValueError:
-        return None
+def _short(value: object) -> str:
+    return str(value)[:200]
 
 
-def _architecture(folder: Path | None) -> dict[str, Any]:
-    config = _json(folder, "config.json")
-    if not isinstance(config, dict):
-        return {}
+def _differing(name: str, limit: int, base: Checkpoint, expert: Checkpoint) -> list[dict[str, Any]]:
+    """A file of both models, parsed; two empty ones where one has none, or both the same."""
+    folders = [model.files_folder for model in (base, expert)]
+    if None in folders or not all(is_there(folder / name) for folder in folders):
+        return [{}, {}]
+    what = f"a model's {name}"
+    texts = [read_small(folder / name, what, limit) for folder in folders]
+    if texts[0] == texts[1]:
+        return [{}, {}]
+    return [parse_json(t, folder / name, what) for t, folder in zip(texts, folders, strict=True)]
+
+
+def _architecture(config: dict[str, Any]) -> dict[str, Any]:
     text = config.get("text_config")
     both = {**(text if isinstance(text, dict) else {}), **config}
     vocabulary = both.get("vocab_size")
@@ -321,10 +333,11 @@ def _architecture(folder: Path | None) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _vocabulary(folder: Path | None) -> tuple[dict[str, int], list[tuple[str, ...]]] | None:
+def _vocabulary(
+    tokenizer: dict[str, Any],
+) -> tuple[dict[str, int], list[tuple[str, ...]]] | None:
     """Number of each word, and the merges, however the version that saved them writes them down."""
-    tokenizer = _json(folder, "tokenizer.json")
-    model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
+    model = tokenizer.get("model")
     if not isinstance(model, dict):
         return None
     words, merges = model.get("vocab"), model.get("merges")

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from amm.errors import InputError, did_you_mean
+from amm.errors import InputError, did_you_mean, shown
 
 
 class Settings(BaseModel):
@@ -52,19 +52,19 @@ def validated(model: type[AnySettings], values: Mapping[str, Any], where: str) -
 
 def _line(model: type[Settings], problem: Mapping[str, Any], where: str) -> str:
     key = ".".join(str(part) for part in problem["loc"])
-    value = problem["input"]
+    given, value = problem["input"], shown(problem["input"])
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key '{key}'. {did_you_mean(key, model.model_fields)}"
     if problem["type"] == "missing":
         return f"{where}: the key '{key}' is missing; add it."
     if problem["type"] == "literal_error":
-        return f"{where}: {key} can't be {value!r}. {did_you_mean(value, _choices(model, problem))}"
+        return f"{where}: {key} can't be {value}. {did_you_mean(given, _choices(model, problem))}"
     if problem["type"] == "too_short":
         return f"{where}: {key} is empty; name at least {problem['ctx']['min_length']}."
     if problem["type"] in _KINDS:
-        return f"{where}: {key} can't be {value!r}: it must be {_KINDS[problem['type']]}."
+        return f"{where}: {key} can't be {value}: it must be {_KINDS[problem['type']]}."
     reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{where}: {key} can't be {value!r}: it must be {reason.partition(', unable')[0]}."
+    return f"{where}: {key} can't be {value}: it must be {reason.partition(', unable')[0]}."
 
 
 def _choices(model: type[Settings], problem: Mapping[str, Any]) -> list[str]:

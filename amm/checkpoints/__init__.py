@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from amm.checkpoints.base import Checkpoint
+from amm.checkpoints.files import is_there, read_small
 from amm.checkpoints.foreign import known_format
 from amm.checkpoints.fsdp import FsdpCheckpoint, find_rank_folder
 from amm.checkpoints.hf import HfCheckpoint, has_weights
@@ -15,12 +16,13 @@ from amm.errors import InputError
 
 __all__ = ["Checkpoint", "FsdpCheckpoint", "HfCheckpoint", "LoraCheckpoint", "open_checkpoint"]
 
-_STEP = re.compile(r"global_step_(\d+)")
+_STEP = re.compile(r"global_step_([0-9]{1,18})")
 _TRACKERS = {
-    "latest_checkpointed_iteration.txt": re.compile(r"\s*(\d+)\s*"),
-    "checkpoint_tracker.json": re.compile(r'(?s).*"last_global_step":\s*(\d+).*'),
+    "latest_checkpointed_iteration.txt": re.compile(r"\s*([0-9]{1,18})\s*"),
+    "checkpoint_tracker.json": re.compile(r'(?s).*"last_global_step":\s*([0-9]{1,18}).*'),
 }
 """verl's and EasyR1's note of the last step, and where the number is in it."""
+_TRACKER_LIMIT = 10_000
 
 
 def open_checkpoint(path: str | Path, base: Checkpoint | None = None) -> Checkpoint:
@@ -37,6 +39,13 @@ def open_checkpoint(path: str | Path, base: Checkpoint | None = None) -> Checkpo
         InputError: nothing of the kind is there, or what is there is incomplete or damaged.
     """
     folder = local_folder(path)
+    try:
+        return _open(folder, base)
+    except OSError as error:
+        raise InputError(f"{folder} can't be read ({error.strerror}); check its rights.") from None
+
+
+def _open(folder: Path, base: Checkpoint | None) -> Checkpoint:
     if is_adapter(folder):
         if has_weights(folder):
             raise InputError(
@@ -85,7 +94,11 @@ def _missing_weights(path: Path) -> str:
 
 def _last_step(folder: Path) -> int | None:
     for name, number in _TRACKERS.items():
-        if (folder / name).is_file():
-            found = number.fullmatch((folder / name).read_text(errors="replace")[:10_000])
+        if is_there(folder / name):
+            try:
+                text = read_small(folder / name, "a note of the last step", _TRACKER_LIMIT)
+            except InputError:
+                return None
+            found = number.fullmatch(text.decode(errors="replace"))
             return int(found[1]) if found else None
     return None

@@ -23,7 +23,7 @@ from amm.checkpoints.archive import TorchArchive, integers
 from amm.checkpoints.pickles import Called, Name
 from amm.errors import InputError
 
-_RANK_FILE = re.compile(r"model_world_size_([1-9]\d{0,5})_rank_(\d{1,6})\.pt")
+_RANK_FILE = re.compile(r"model_world_size_([1-9][0-9]{0,5})_rank_([0-9]{1,6})\.pt")
 
 
 _NAMES = (
@@ -231,7 +231,12 @@ def _rank_files(folder: Path) -> list[Path]:
     for file in folder.iterdir():
         match = _RANK_FILE.fullmatch(file.name)
         if match:
-            found[int(match[1]), int(match[2])] = file
+            twin = found.setdefault((int(match[1]), int(match[2])), file)
+            if twin != file:
+                raise InputError(
+                    f"{folder} has both {twin.name} and {file.name}, two names of one rank; leave"
+                    " the one that is of this run."
+                )
     sizes = sorted({size for size, _ in found})
     if len(sizes) > 1:
         raise InputError(

@@ -101,9 +101,14 @@ def local_folder(path: str | Path) -> Path:
     Raises:
         InputError: neither the path nor such a model is there, or it can't be downloaded.
     """
-    folder = Path(path).expanduser()
+    try:
+        folder = Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{path}: no home folder is known that its ~ stands for; write the path out."
+        ) from None
     named = _HUB_ID.fullmatch(str(path))
-    if folder.exists() or named is None:
+    if os.path.exists(folder) or named is None:
         return folder
     try:
         from huggingface_hub import constants, snapshot_download

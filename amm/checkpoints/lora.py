@@ -14,8 +14,9 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from pydantic import BaseModel, Field, ValidationError
@@ -27,7 +28,7 @@ from amm.checkpoints.files import is_there, read_json
 from amm.checkpoints.fsdp import FsdpCheckpoint, find_rank_folder
 from amm.checkpoints.hf import SafetensorsFile
 from amm.checkpoints.keys import HEAD, by_common_name, common_name, same_tensor
-from amm.errors import InputError
+from amm.errors import InputError, shown
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = {"adapter_model.safetensors": SafetensorsFile, "adapter_model.bin": TorchFile}
@@ -43,7 +44,11 @@ _FACTOR = re.compile(
 )
 _WRAPPERS = re.compile(r"\.(base_layer|original_module|modules_to_save(\.default)?)(?=\.)")
 _ADAPTER_KEY = re.compile(r"\.(lora_\w+|modules_to_save|token_adapter)(\.|$)")
-_REPEATED_GROUP = re.compile(r"\)\s*[*+{?]")
+_REPEATED_GROUP = re.compile(r"\)[*+{?]")
+_ATOM = re.compile(r"\[\^?[\w.-]+\]|\\[.dws-]")
+_GROUP = re.compile(r"\((?:\?:)?([\w.^$|*+?{},-]*)\)")
+_SIMPLE = re.compile(r"[\w.^$|*+?{},-]*")
+_PATTERNS_LIMIT = 200_000
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 _NO_WEIGHTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
@@ -61,27 +66,32 @@ _NOT_READ = (
 """Keys of PEFT's configuration under which an adapter isn't W_0 + s · B A."""
 
 
+_Alpha = Annotated[float, Field(ge=1e-30, le=1e30)]
+
+
 class _Config(BaseModel):
     """What is needed of PEFT's configuration."""
 
     r: int = Field(gt=0)
-    lora_alpha: float = Field(gt=0, allow_inf_nan=False)
+    lora_alpha: _Alpha
     use_rslora: bool = False
     use_dora: bool = False
     fan_in_fan_out: bool = False
     rank_pattern: dict[str, int] | None = None
-    alpha_pattern: dict[str, float] | None = None
+    alpha_pattern: dict[str, _Alpha] | None = None
     init_lora_weights: bool | str | None = True
     base_model_name_or_path: str | None = None
     revision: str | None = None
 
+    @cached_property
+    def _alphas(self) -> list[tuple[re.Pattern[str], float]]:
+        patterns = (self.alpha_pattern or {}).items()
+        return [(re.compile(rf"(.*\.)?({pattern})$"), alpha) for pattern, alpha in patterns]
+
     def scaling(self, module: str, rank: int) -> float:
         """s of a module; the first pattern that fits the end of its name counts, as in PEFT."""
-        alpha = self.lora_alpha
-        for pattern, value in (self.alpha_pattern or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                alpha = value
-                break
+        fitting = (alpha for pattern, alpha in self._alphas if pattern.match(module))
+        alpha = next(fitting, self.lora_alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
@@ -466,7 +476,7 @@ def _read_config(file: Path) -> _Config:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
-        wrong = f"{key} can't be {problem['input']!r} ({problem['msg']})"
+        wrong = f"{key} can't be {shown(problem['input'])} ({problem['msg']})"
         if problem["type"] == "missing":
             wrong = f"{key} is missing, which a configuration of PEFT has"
         raise InputError(f"{file}: {wrong}; copy the file again.") from None
@@ -475,23 +485,31 @@ def _read_config(file: Path) -> _Config:
     if used or changes_base:
         key = used[0] if used else "init_lora_weights"
         raise InputError(
-            f"{file}: adapters with {key}: {content[key]!r} aren't W_0 + s · B A of the plain base,"
-            " and aren't read; merge it with PEFT and give the result."
+            f"{file}: adapters with {key}: {shown(content[key])} aren't W_0 + s · B A of the plain"
+            " base, and aren't read; merge it with PEFT and give the result."
         )
-    for pattern in config.alpha_pattern or {}:
-        _check_pattern(pattern, file)
+    if sum(_cost(pattern, file) for pattern in config.alpha_pattern or {}) > _PATTERNS_LIMIT:
+        raise InputError(
+            f"{file}: alpha_pattern has regular expressions that together can take for ever; write"
+            " out the modules' names."
+        )
     return config
 
 
-def _check_pattern(pattern: str, file: Path) -> None:
-    """A regular expression that can't take for ever on the name of a module."""
-    simple = len(re.findall(r"[*+{?]", pattern)) <= 3 and not _REPEATED_GROUP.search(pattern)
+def _cost(pattern: str, file: Path) -> int:
+    """About the ways in which a regular expression of a simple kind can fit a module's name."""
+    atoms = _ATOM.sub("x", pattern)
+    groups = [group.count("|") + 1 for group in _GROUP.findall(atoms)]
+    outer = _GROUP.sub("", atoms)
     try:
         re.compile(pattern)
-    except (re.error, RecursionError):
-        simple = False
-    if not simple or len(pattern) > 1000:
+    except (re.error, RecursionError, OverflowError):
+        outer = "("
+    if not _SIMPLE.fullmatch(outer) or _REPEATED_GROUP.search(atoms) or len(pattern) > 1000:
         raise InputError(
             f"{file}: alpha_pattern: {pattern[:100]!r} isn't a regular expression of a simple kind"
-            " (three repetitions at most, none of a group); write out the modules' names."
+            " (no group in a group, or repeated); write out the modules' names."
         )
+    repeats = len(re.findall(r"[*+{]", atoms))
+    optional = len(re.findall(r"(?<!\()\?", atoms))
+    return math.prod(groups) * (outer.count("|") + 1) * 50 ** min(repeats, 9) * 2**optional
