@@ -21,8 +21,9 @@ _LATEX = (
     (re.compile(r"\\(?:displaystyle|left|right|[bB]igg?[lr]?)(?![a-zA-Z])"), ""),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\degree(?![a-zA-Z])|\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})"), "°"),
-    (re.compile(r"(?<=[0-9])(?:\\[,!;: ]|\{,\}|~)(?=[0-9]{3}(?![0-9]))"), ","),
-    (re.compile(r"(?<!\\)\\(?:[,;:! ]|q?quad(?![a-zA-Z]))|~"), " "),
+    (re.compile(r"(?<=[0-9])(?:,?\\[,!;: ] ?|\{,\}|~)(?=[0-9]{3}(?![0-9]))"), ","),
+    (re.compile(r"(?<!\\)\\!"), ""),
+    (re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![a-zA-Z]))|~"), " "),
     (re.compile(r"(?<!\\)\\([%$&#_])"), r"\1"),
 )
 _DELIMITED = re.compile(

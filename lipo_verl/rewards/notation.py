@@ -8,6 +8,8 @@ import unicodedata
 
 from lipo_verl.rewards import exact, forms
 
+_ESCAPED_TWICE = re.compile(r"\\\\(?=[a-z]{2})")
+_LEADING = re.compile(r"^(?:[A-Za-z] ?(?:\\in(?![a-z])|∈)|\\approx(?![a-z])|≈) ?")
 _LABEL = re.compile(r"(?<=[0-9)}\]])\s*(?=\\(?:text|mathrm|mbox))")
 _PAIR_OF_DOLLARS = re.compile(r"(?<!\\)\$([^$]*[^$\\ ])\s?(?<!\\)\$(?![0-9])")
 _NAME = re.compile(
@@ -20,7 +22,7 @@ _WORD = r"[^\W\d_α-ω]+"
 _UNIT = rf"{_WORD}\.?(?:\^?\{{?[23]\}}?|[²³])?"
 _MEASURED = re.compile(
     r"(?P<value>.*?(?:[\d)}\]!π]|\\[A-Za-z]+(?= )))(?P<gap> ?)"
-    rf"(?P<unit>{_WORD}\.?(?: {_WORD})* {_UNIT}|{_UNIT}(?: ?/ ?{_UNIT})?|[%$€£¥]|° ?[CF]?)",
+    rf"(?P<unit>{_WORD}\.?(?: {_WORD}){{0,3}} {_UNIT}|{_UNIT}(?: ?/ ?{_UNIT})?|[%$€£¥]|° ?[CF]?)",
     re.S,
 )
 _UNITS = exact.UNITS | set(
@@ -90,9 +92,12 @@ def measured(text: str) -> tuple[str, str]:
     A sign, a known unit, a noun in the plural and what stands in ``\\text{}`` are units. A letter
     that touches its number is a variable: ``5m``.
     """
+    if r"\begin" not in text:
+        text = _ESCAPED_TWICE.sub(r"\\", text)
     labelled, labels = _LABEL.subn(" ", text)
     text = _PAIR_OF_DOLLARS.sub(r"\1", labelled)
-    text = forms.level(text).strip("*` ").rstrip(".,; ").removeprefix("\\approx ")
+    text = forms.level(text).strip("*` ").rstrip(".,; ")
+    text = _LEADING.sub("", text)
     text = _SCALED.sub(lambda m: rf"\times 10^{{{exact.SCALES[m['scale']]}}}", text)
     if money := _MONEY.fullmatch(text):
         return latex(money["sign"] + money["value"]), exact.unit(money["unit"].lower())

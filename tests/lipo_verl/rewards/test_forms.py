@@ -19,7 +19,7 @@ from lipo_verl.rewards import forms
         (r"\text{open", r"\text{open"),
         (r"20\% off, \$4 \& more \#1 a\_b", "20% off, $4 & more #1 a_b"),
         (r"\left( 1,\, 2 \right)", "( 1, 2 )"),
-        (r"1\,000 and 2{,}000", "1,000 and 2,000"),
+        (r"1\,000 and 2{,}000 and 3,\! 000", "1,000 and 2,000 and 3,000"),
         (r"90^{\circ}", "90°"),
         (r"\dfrac{1}{2}", r"\frac{1}{2}"),
         (r"first\\second", "first second"),
