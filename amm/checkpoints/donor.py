@@ -118,9 +118,6 @@ def other_files(donor: Path) -> OtherFiles:
     """Sort out the files of a folder that aren't the weights that a merge replaces.
 
     Hidden files and folders are in neither list.
-
-    Raises:
-        InputError: an index of weight files can't be read.
     """
     files = OtherFiles([], [])
     weights = weight_files(donor)

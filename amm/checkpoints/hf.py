@@ -114,18 +114,16 @@ def has_weights(folder: Path) -> bool:
 
 
 def weight_files(folder: Path) -> set[str]:
-    """Names of the files that hold the model's weights, of every format, and of their indexes.
-
-    Raises:
-        InputError: an index isn't one.
-    """
+    """Names of the files that hold the model's weights, of every format, and of their indexes."""
     names: set[str] = set()
     for form in _FORMATS:
         names |= {form.single, form.index}
-        if is_there(folder / form.index):
+        try:
             placed = read_json(folder / form.index, "an index of weight files").get("weight_map")
-            values = placed.values() if isinstance(placed, dict) else ()
-            names |= {name for name in values if isinstance(name, str)}
+        except InputError:  # of another format than the one that is read, or not there
+            continue
+        values = placed.values() if isinstance(placed, dict) else ()
+        names |= {name for name in values if isinstance(name, str)}
     return names
 
 

@@ -18,6 +18,10 @@ _NO_NAME = re.compile(
     r"|[a-z_]*(checkpoint|ckpt|step|epoch|iter)s?[-_]?\d*"
 )
 """Names of folders that say nothing of the model in them."""
+_NO_ORGANISATION = re.compile(
+    r"models?|hf_?models|checkpoints?|ckpts?|data|runs?|outputs?|weights|pretrained|saves?|llms?"
+)
+"""First parts of relative paths that look like an id of the Hub."""
 _TRAINED_ON = re.compile(r"(-unsloth)?-bnb-4bit$")
 """What unsloth appends to the names of the copies that it trains on."""
 
@@ -44,7 +48,8 @@ class _Name:
         if found is not None:
             return cls(_telling((found["name"],)), found["org"].lower(), found["revision"])
         found = _HUB_ID.fullmatch(text)
-        if found is None or os.path.exists(text):
+        local = found is None or os.path.exists(text)
+        if local or _NO_ORGANISATION.fullmatch(found["repo"].partition("/")[0].lower()):
             return cls(_telling(tuple(part for part in path.split("/") if part.strip("."))))
         organisation, _, name = found["repo"].partition("/")
         return cls(_telling((organisation, name)), organisation.lower(), found["revision"])

@@ -112,6 +112,7 @@ def donor(tmp_path):
     weight_map = dict(zip("abc", sorted(REPLACED - {"model.safetensors.index.json"}), strict=True))
     index = json.dumps({"weight_map": weight_map})
     (tmp_path / "donor/model.safetensors.index.json").write_text(index)
+    (tmp_path / "donor/pytorch_model.bin.index.json").write_text("half of")
     return tmp_path / "donor"
 
 

@@ -108,6 +108,7 @@ SNAPSHOT = f"hub/models--Qwen--Qwen2.5-3B/snapshots/{COMMIT}"
     [
         ("Qwen/Qwen2.5-3B", "Qwen/Qwen2.5-3B", True),
         ("Qwen/Qwen2.5-3B", "models/Qwen2.5-3B", True),
+        ("models/Qwen2.5-3B", "Qwen/Qwen2.5-3B", True),
         ("/root/models/qwen2.5-3b/", "Qwen/Qwen2.5-3B", True),
         ("C:\\models\\Qwen2.5-3B", "Qwen/Qwen2.5-3B", True),
         (f"/root/.cache/{SNAPSHOT}", "Qwen/Qwen2.5-3B", True),
