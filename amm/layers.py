@@ -14,13 +14,14 @@ from typing import Any
 
 _NOT_OPTIMISED = re.compile(
     r"(^|\.)([^.]*embed[^.]*|lm_head|wpe|codebook|[^.]*norm[^.]*)(\.|$)"
-    r"|bias\.weight$"  # T5's relative_attention_bias is an embedding
+    r"|(bias|token)\.weight$"  # T5's relative_attention_bias, Omni's audio_bos_eos_token
 )
 _HEAD = re.compile(
     r"(^|\.)(\w*head|\w*score|classifier|embed_out|output_projection)s?(\.\d+)?\.weight$"
 )
 _EMBEDDING = re.compile(
-    r"(^|\.)(?!embed_out|\w*(pos|type|patch|time))(\w*embed\w*|wte|shared)(\.\d+)?\.weight$"
+    r"^(?!.*(pos_|posit|pos\.))(.*\.)?(?!embed_out|\w*(type|patch|time))"
+    r"(\w*embed\w*|wte|shared)(\.\d+)?\.weight$"
 )
 _NUMBERED = re.compile(r"\.\d+\.")
 _SIZE_KEY = re.compile(r"(size|dim|model|embd|width|inner)$")
@@ -102,7 +103,7 @@ def _vocabulary_sizes(config: Mapping[str, Any]) -> set[int]:
     words: set[int] = set()
     others: set[int] = set()
     for key, value in settings_in(config):
-        if type(value) is int and "vocab" in key:
+        if type(value) is int and "vocab" in key and "type" not in key:
             words.add(value)
         elif type(value) is int and _SIZE_KEY.search(key):
             others.add(value)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -286,7 +286,9 @@ class LoraCheckpoint:
             if not any(same_tensor(self._adapter, name, s) for s in saved)
         ]
         for module, parts in factors.items():
-            self._add_product(module, parts, base_keys, changes, unmatched)
+            stored = common_name(f"{module}.weight") in base_keys
+            if stored or not self._repeats_embedding(parts, factors.values()):
+                self._add_product(module, parts, base_keys, changes, unmatched)
         if unmatched:
             some = "\n".join(
                 f"  {name}  {'×'.join(map(str, self._adapter.shape(name)))}"
@@ -298,6 +300,17 @@ class LoraCheckpoint:
                 f"{some}"
             )
         return changes
+
+    def _repeats_embedding(self, parts: dict[str, str], factors: Iterable[dict[str, str]]) -> bool:
+        """Whether a head's factors are the embedding's, turned: PEFT's `ensure_weight_tying`."""
+        return parts.keys() == {"A", "B"} and any(
+            torch.equal(self._adapter.read(parts["A"]).T, self._adapter.read(other["embedding_B"]))
+            and torch.equal(
+                self._adapter.read(parts["B"]).T, self._adapter.read(other["embedding_A"])
+            )
+            for other in factors
+            if other.keys() == {"embedding_A", "embedding_B"}
+        )
 
     def _advice(self, unmatched: Sequence[str]) -> str:
         head = HEAD.removesuffix("weight")

@@ -31,6 +31,7 @@ def test_linear_weights(name):
         ("model.layers.0.mlp.experts.gate_up_proj", (4, 16, 8)),
         ("talker.codec_head.weight", (40, 16)),
         ("score.weight", (2, 16)),
+        ("thinker.audio_tower.audio_bos_eos_token.weight", (2, 16)),
         ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", (32, 4)),
     ],
 )
@@ -62,6 +63,12 @@ def test_a_vocabulary_is_told_by_names_shapes_and_sizes(names, config):
     found = layout(shapes, config)
     assert found.vocabulary == shapes.keys() - BLOCK.keys()
     assert found.matrices == BLOCK and not found.transposed
+
+
+def test_positions_are_no_vocabulary():
+    names = ("model.embed_positions.weight", "image_position_embed.row_embeddings.weight")
+    found = layout(dict.fromkeys(names, (40, 16)), {})
+    assert not found.vocabulary and not found.matrices
 
 
 def test_a_size_that_others_share_does_not_tell_a_vocabulary():

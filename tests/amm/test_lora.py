@@ -161,6 +161,40 @@ def test_names_of_another_generation_of_transformers_match(tmp_path):
     torch.testing.assert_close(read, weight + 2 * b @ a)
 
 
+TIED = """
+import json, pathlib, warnings
+warnings.simplefilter("ignore")
+from peft import LoraConfig, get_peft_model
+from transformers import Qwen2Config, Qwen2ForCausalLM
+folder = pathlib.Path(sys.argv[1])
+config = Qwen2Config(vocab_size=24, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                     num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True)
+model = Qwen2ForCausalLM(config)
+model.save_pretrained(folder / "base")
+model = get_peft_model(model, LoraConfig(
+    r=2, lora_alpha=4, target_modules=["embed_tokens"], ensure_weight_tying=True,
+    init_lora_weights=False,
+))
+model.save_pretrained(folder / "adapter")
+merged = model.get_base_model().model.embed_tokens
+print(json.dumps((merged.base_layer.weight + merged.get_delta_weight("default")).tolist()))
+"""
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_an_adapter_that_keeps_a_tied_head_equal_is_that_of_one_tensor(tmp_path, twice):
+    expected = torch.tensor(json.loads(run_python(TIED, tmp_path).splitlines()[-1]))
+    file = tmp_path / "base" / "model.safetensors"
+    weights = load_file(file)
+    head = {"lm_head.weight": weights["model.embed_tokens.weight"].clone()} if twice else {}
+    save_file(weights | head, file, metadata={"format": "pt"})
+    out = tmp_path / "out"
+    amm.merge(tmp_path / "base", [tmp_path / "adapter"], output=out, method="mean")
+    merged = load_file(out / "model.safetensors")
+    for name in ("model.embed_tokens.weight", *head):
+        torch.testing.assert_close(merged[name], expected)
+
+
 @pytest.mark.parametrize("heads", ["lm_head.weight", "lm_head.lora_A.weight"])
 def test_a_tied_head_beside_saved_embeddings_must_equal_them(tmp_path, heads):
     embedding = torch.randn(6, 4)
