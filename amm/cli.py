@@ -15,19 +15,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amm._version import __version__
+from amm.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from amm.config import MergeConfig
 
-WRONG, BAD_INPUT, STOPPED = 1, 2, 130
+WRONG, BAD_INPUT, TRY_AGAIN, STOPPED = 1, 2, 75, 130
 SECONDS_PER_LINE = 30
 
 app = typer.Typer(
     name="amm",
     help="Merge experts that were trained from one base into one model, from weights alone.",
-    epilog="Exit codes: 0 done, 1 something is wrong or failed, 2 bad input, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 something is wrong or failed, 2 bad input, 75 stopped by a full"
+    " disk or the like, 130 interrupted; after 75 and 130 the same command goes on.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,7 +46,7 @@ Set = Annotated[
         help="Another value for a key of the file; may be repeated. Example: parameters.steps=100",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _version(wanted: bool) -> None:
@@ -72,6 +75,10 @@ def merge(
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Where the method runs.")
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print errors only; warnings are in the card.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Merge the experts that a YAML file names.
 
@@ -86,14 +93,18 @@ def merge(
 
     settings = _load(config, set_, engine=engine, device=device)
     try:
-        with _progress_bar() as progress:
+        with _progress_bar(quiet) as progress:
             result = run(settings, progress)
     except MergeInterrupted as stop:
         print(stop, file=sys.stderr)
         raise typer.Exit(STOPPED) from None
+    if as_json:
+        _print_json(result.as_dict())
+    if as_json or quiet:
+        return
     if result.resumed:
         print(f"Resumed:      {result.resumed} of {len(result.tensors)} tensors were done before")
-    print(f"Merged model: {result.output}")
+    print(f"Merged model: {printable(result.output)}")
     print(f"Peak memory:  {_peak_memory_gib():.2f} GiB, pages of mapped files included")
     listed = ", listed in its README.md" if result.warnings else ""
     print(f"Warnings:     {len(result.warnings)}{listed}")
@@ -185,7 +196,7 @@ def inspect(
     from amm.show import show_inspection
 
     if png is not None:
-        _need_matplotlib(png)
+        _check_picture(png)
     partial = False
     if len(models) > 1:
         base, experts = models[0], models[1:]
@@ -205,26 +216,32 @@ def inspect(
 
 
 @app.command()
-def methods() -> None:
+def methods(as_json: Json = False) -> None:
     """List the merge methods with their settings."""
     from amm.methods import get_method, method_names
     from amm.show import show_methods
 
-    show_methods([get_method(name) for name in method_names()], _console())
+    found = [get_method(name) for name in method_names()]
+    if as_json:
+        _print_json({method.name: method.settings.model_json_schema() for method in found})
+    else:
+        show_methods(found, _console())
 
 
 def main() -> None:
     """Run the command line; errors end with one message and a code of their own."""
+    from amm.engines import UnfinishedError
     from amm.errors import InputError
 
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    except OSError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(WRONG)
+    except (InputError, OSError) as error:
+        print(f"Error: {printable_lines(error)}", file=sys.stderr)
+        if isinstance(error, InputError):
+            sys.exit(BAD_INPUT)
+        sys.exit(TRY_AGAIN if isinstance(error, UnfinishedError) else WRONG)
 
 
 def _load(file: Path, changes: list[str] | None, **options: str | None) -> MergeConfig:
@@ -260,25 +277,24 @@ class _Lines(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.console.print(record.getMessage(), soft_wrap=True, highlight=False, markup=False)
+        self.console.print(printable_lines(record.getMessage()), soft_wrap=True)
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[str, float], None]]:
+def _progress_bar(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
     """A bar with the time left, or a line twice a minute where there is no terminal.
 
     Yields:
         What to call after each tensor, with its name and the share of the work that is done.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = _console(stderr=True, quiet=quiet)
     columns = (
         TextColumn("{task.percentage:>3.0f} %"),
         BarColumn(bar_width=20),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     bar = Progress(
         *columns,
@@ -296,35 +312,45 @@ def _progress_bar() -> Iterator[Callable[[str, float], None]]:
 
             def progress(name: str, done: float) -> None:
                 nonlocal printed
+                name = printable(name)
                 if name == "resuming":
                     bar.reset(task, completed=done, description=name)
                 bar.update(task, completed=done, description=name)
                 now = time.monotonic()
                 if not console.is_terminal and now - printed > SECONDS_PER_LINE:
                     printed = now
-                    print(f"{done:4.0%} {name}", file=sys.stderr, flush=True)
+                    console.print(f"{done:4.0%} {name}", soft_wrap=True)
 
             yield progress
     finally:
         logger.removeHandler(lines)
 
 
-def _console() -> Console:
+def _console(**settings: bool) -> Console:
+    """A console that takes what it prints as it is: names may hold marks of rich's."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False, emoji=False, **settings)
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    print(json.dumps(content, indent=2))
 
 
-def _need_matplotlib(png: Path) -> None:
+def _check_picture(png: Path) -> None:
+    """Refuse a picture that can't be drawn or written, before anything is read."""
     from amm.errors import InputError
     from amm.figures import can_draw
 
     if not can_draw():
         raise InputError(f"{png} can't be drawn: matplotlib isn't installed (pip install it).")
+    there = png.exists()
+    try:
+        png.open("ab").close()
+    except OSError as error:
+        raise InputError(f"{png} can't be written ({error.strerror}); name another.") from None
+    if not there:
+        png.unlink()
 
 
 def _peak_memory_gib() -> float:

@@ -41,6 +41,8 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
 def _folder(value: Any) -> Path:
     if not isinstance(value, str | Path):
         raise ValueError("a path; put one such as 120 or on in quotes")
+    if "\0" in str(value):
+        raise ValueError("a path, without NUL")
     try:
         return Path(value).expanduser()
     except RuntimeError:
@@ -190,7 +192,7 @@ def parse_yaml(text: bytes | str, where: str) -> Any:
                 raise ValueError(f"over {_LEVELS_LIMIT} levels or {_ALIASES_LIMIT} aliases")
         twice = _key_twice(text)
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:500]
         raise InputError(f"{where} isn't YAML: {reason}.") from None
     if twice is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amm.survey import group_of, kind_of, layer_of
+from amm.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 COLOURS = {"language": "#0072B2", "vision": "#D55E00", "merger": "#009E73"}
 """Of Okabe and Ito's palette, which colour-blind readers tell apart."""
+
+_LABEL = 60
+"""Characters of a name."""
+
+_INCHES = 60
+"""Of a picture's sides."""
 
 
 def can_draw() -> bool:
@@ -111,10 +118,11 @@ def draw_task_vectors(
     from matplotlib.colors import LogNorm, Normalize
 
     kinds = list(dict.fromkeys(kind_of(name) for name in norms))
-    layers = max((layer_of(name) or 0 for name in norms), default=0) + 1
+    numbers = sorted({layer_of(name) or 0 for name in norms})
+    column, layers = {number: at for at, number in enumerate(numbers)}, len(numbers)
     tables = np.full((len(experts), len(kinds), layers), np.nan)
     for name, values in norms.items():
-        tables[:, kinds.index(kind_of(name)), layer_of(name) or 0] = values
+        tables[:, kinds.index(kind_of(name)), column[layer_of(name) or 0]] = values
     moved = tables[(tables > 0) & np.isfinite(tables)]
     low, high = (moved.min(), moved.max()) if moved.size else (1e-6, 1.0)
     wide = high > 10 * low
@@ -130,9 +138,12 @@ def draw_task_vectors(
         axes.set_facecolor("0.9")
         shown = np.ma.masked_invalid(np.where(table > 0, table, np.nan))
         image = axes.imshow(shown, aspect="auto", cmap="viridis", norm=scale)
-        axes.set_yticks(range(len(kinds)), short_kinds(kinds), fontsize=7)
+        axes.set_yticks(range(len(kinds)), list(map(_label, short_kinds(kinds))), fontsize=7)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_title(f"{expert} (grey: not moved, or no such layer)", fontsize=9)
+        axes.xaxis.set_major_formatter(
+            lambda at, _: str(numbers[int(at)]) if at in range(layers) else ""
+        )
+        axes.set_title(f"{_label(expert)} (grey: not moved, or no such layer)", fontsize=9)
     all_axes[-2].set_xlabel("layer number", fontsize=8)
     figure.colorbar(image, ax=list(all_axes[:-1]), label=r"$\|\tau_i\|\,/\,\|W_0\|$")
     axes, table = all_axes[-1], np.array(cosines, dtype=float)
@@ -148,6 +159,12 @@ def short_kinds(kinds: Sequence[str]) -> list[str]:
     dropped = {"weight", "model", "language_model", "layers", "blocks", "*"}
     parts = [[part for part in kind.split(".") if part not in dropped] for kind in kinds]
     return [".".join(part) or kind for part, kind in zip(parts, kinds, strict=True)]
+
+
+def _label(name: str) -> str:
+    """A name as matplotlib draws it: without formulas, no longer than a picture bears."""
+    shown = printable(name)
+    return (shown if len(shown) <= _LABEL else f"…{shown[-_LABEL:]}").replace("$", r"\$")
 
 
 def short_paths(paths: Sequence[str]) -> list[str]:
@@ -168,7 +185,9 @@ def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    figure = Figure(
+        figsize=(min(width, _INCHES), min(height, _INCHES)), dpi=130, layout="constrained"
+    )
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows)
 
@@ -207,6 +226,7 @@ def _cosine_map(
     axes: Axes, table: np.ndarray, rows: Sequence[str], columns: Sequence[str]
 ) -> AxesImage:
     image = axes.imshow(table, aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1)
+    rows, columns = list(map(_label, rows)), list(map(_label, columns))
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
     turned = {"rotation": 30, "ha": "right"} if max(map(len, columns)) > 9 else {}
     axes.set_xticks(range(len(columns)), columns, fontsize=8, **turned)

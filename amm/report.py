@@ -22,6 +22,7 @@ from amm.checkpoints.donor import listed
 from amm.diagnostics import NORM_RATIO_WARNING, LayerFigures
 from amm.figures import can_draw, draw_cosines, draw_losses, draw_norms, short_paths
 from amm.settings import Settings
+from amm.text import markdown, markdown_code
 
 if TYPE_CHECKING:
     from amm.checkpoints.writer import OutputFolder
@@ -113,7 +114,7 @@ def model_card(
     base, *experts = inputs
     parts = [_front_matter(method, inputs, licence), f"# {_title(base['path'], method)}\n"]
     parts.append(
-        f"{_name(base['path'])}, with {len(experts)} "
+        f"{markdown(_name(base['path']))}, with {len(experts)} "
         f"{'expert' if len(experts) == 1 else 'experts'} that were trained from it merged in by"
         f" `{method}`, from weights alone (amm {provenance['versions']['amm']}).\n"
     )
@@ -128,7 +129,8 @@ def model_card(
     for number, model in enumerate(inputs):
         role = f"expert {number}" if number else "base"
         short = f"`{_digest(model['sha256'])}`" if model["sha256"] else "not computed"
-        parts.append(f"| {role} | `{_cell(model['path'])}` | {_cell(model['found'])} | {short} |")
+        path, found = markdown_code(model["path"]), markdown(model["found"])
+        parts.append(f"| {role} | {path} | {found} | {short} |")
     parts.append(
         "\nThe hash is that of all weight files' hashes, which `provenance.json` has.\n\n"
         f"## Method\n\n`{method}`, with these settings:\n\n| setting | value |\n|---|---|"
@@ -137,7 +139,7 @@ def model_card(
         key: config[key] for key in ("compute_dtype", "save_dtype") if key in config
     }
     for key, value in shown.items():
-        parts.append(f"| `{key}` | {'as in the base' if value is None else _cell(str(value))} |")
+        parts.append(f"| `{key}` | {'as in the base' if value is None else markdown(value)} |")
     parts.append("\n## Figures\n")
     parts.append(_figures_table(provenance))
     parts += [f"![{_ALT[name]}]({name})\n" for name in plots]
@@ -145,12 +147,16 @@ def model_card(
         parts.append("No pictures: matplotlib wasn't installed where this was merged.\n")
     if provenance["warnings"]:
         parts.append("## Warnings\n")
-        parts.append("\n".join(f"- {warning}" for warning in provenance["warnings"]) + "\n")
+        parts += [f"- {markdown(warning)}" for warning in provenance["warnings"]]
+        parts.append("")
     parts.append("## More\n\nEverything per layer, versions and hashes: `provenance.json`.")
     if provenance["left_out_files"]:
-        parts.append(f"Left out of the other files: {listed(provenance['left_out_files'])}.")
+        left_out = markdown(listed(provenance["left_out_files"]))
+        parts.append(f"Left out of the other files: {left_out}.")
     if donors_card is not None:
-        parts.append(f"The card of the model that the other files are from: `{donors_card}`.")
+        parts.append(
+            f"The card of the model that the other files are from: {markdown_code(donors_card)}."
+        )
     return "\n".join(parts)
 
 
@@ -251,16 +257,12 @@ def _name(path: str) -> str:
 
 
 def _title(base: str, method: str) -> str:
-    return f"{_name(base).rpartition('/')[2]}, merged with {method}"
+    return f"{markdown(_name(base).rpartition('/')[2])}, merged with {method}"
 
 
 def _digest(hashes: Mapping[str, str]) -> str:
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()[:12]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return hashlib.sha256(lines.encode(errors="backslashreplace")).hexdigest()[:12]
 
 
 def _figures_table(provenance: Mapping[str, Any]) -> str:

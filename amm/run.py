@@ -95,6 +95,16 @@ class MergeResult:
         changed = sum(tensor.changed for tensor in self.tensors)
         return sum(tensor.kept for tensor in self.tensors) / changed if changed else None
 
+    def as_dict(self) -> dict[str, Any]:
+        """What the output's provenance.json doesn't say, and how it went, as JSON can hold it."""
+        return {
+            "output": str(self.output),
+            "tensors": len(self.tensors),
+            "resumed": self.resumed,
+            "rounding_kept": self.rounding_kept,
+            "warnings": self.warnings,
+        }
+
 
 def merge(
     base: str | Path,

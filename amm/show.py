@@ -17,6 +17,7 @@ from amm.inspection import Figures, Inspection
 from amm.methods import Method
 from amm.planning import Plan
 from amm.survey import group_of
+from amm.text import printable, printable_lines
 
 SHOWN = 20
 COLUMNS = 6
@@ -29,8 +30,8 @@ def show_plan(plan: Plan, console: Console, *, everything: bool) -> None:
     """Print a plan, with the first `SHOWN` differences or all of them."""
     for number, model in enumerate(plan.inputs):
         role = f"Expert {number}" if number else "Base"
-        console.print(Text.assemble((f"{role}: ", "bold"), model["path"]))
-        console.print(f"    {model['found']}; head: {model['head']}")
+        console.print(Text.assemble((f"{role}: ", "bold"), printable(model["path"])))
+        console.print(f"    {printable(model['found'])}; head: {printable(model['head'])}")
     console.print()
     if plan.differences:
         _show_differences(plan, console, everything)
@@ -51,9 +52,8 @@ def show_plan(plan: Plan, console: Console, *, everything: bool) -> None:
         )
     if plan.donor is not None:
         left_out = f"; left out: {listed(plan.left_out)}" if plan.left_out else ""
-        console.print(
-            f"Beside the weights: {len(plan.copied_files)} files of {plan.donor}{left_out}."
-        )
+        other_files = f"{len(plan.copied_files)} files of {plan.donor}{left_out}"
+        console.print(f"Beside the weights: {printable(other_files)}.")
     _show_sentences(console, plan.warnings, "Warning", "yellow")
     _show_sentences(console, plan.problems, "Problem", "bold red")
     if plan.ok:
@@ -65,7 +65,7 @@ def show_check(result: CheckResult, console: Console) -> None:
     table = _table("", "check", "found")
     for check in result.checks:
         word, style = MARKS[check.ok]
-        table.add_row(Text(word, style), check.name, check.detail)
+        table.add_row(Text(word, style), check.name, printable_lines(check.detail))
     _print(console, str(result.output), table)
 
 
@@ -77,7 +77,7 @@ def show_inspection(found: Inspection, console: Console, *, layers: bool) -> Non
     names = [row.name for row in rows] if layers else short_kinds([row.name for row in rows])
     table = _table("tensor", *(f">{title}" for title in ("‖τ‖/‖W₀‖", "same", "same bf16", "rank")))
     for title, figures in [("all", found.whole), *zip(names, rows, strict=True)]:
-        table.add_row(title, *_columns(figures))
+        table.add_row(printable(title), *_columns(figures))
     experts = ", ".join(f"{i + 1} {name}" for i, name in enumerate(found.experts))
     _print(console, f"Task vectors; a line for each expert: {experts}", table)
     if not layers:
@@ -92,7 +92,8 @@ def show_inspection(found: Inspection, console: Console, *, layers: bool) -> Non
             numbers = range(len(found.experts))[part]
             table = _table("cosine", *(f">{i + 1}" for i in numbers))
             for i, row in enumerate(found.linear_cosines):
-                table.add_row(f"{i + 1} {found.experts[i]}", *(f"{v:.3f}" for v in row[part]))
+                expert = printable(f"{i + 1} {found.experts[i]}")
+                table.add_row(expert, *(f"{v:.3f}" for v in row[part]))
             _print(console, "Between experts, all linear layers", table)
 
 
@@ -134,7 +135,8 @@ def _show_differences(plan: Plan, console: Console, everything: bool) -> None:
     short = dict(zip(experts, short_paths(experts), strict=True))
     table = _table("expert", "tensor", "in the base", "in the expert")
     for found in shown:
-        table.add_row(short[found.expert], found.key, found.in_base, found.in_expert)
+        cells = (short[found.expert], found.key, found.in_base, found.in_expert)
+        table.add_row(*map(printable, cells))
     _print(console, f"{len(plan.differences)} differences", table)
     if len(shown) < len(plan.differences):
         console.print(f"… {len(plan.differences) - len(shown)} more; --all shows them.")
@@ -143,7 +145,7 @@ def _show_differences(plan: Plan, console: Console, everything: bool) -> None:
 def _show_frozen(plan: Plan, console: Console) -> None:
     titles = ["part", *(f"expert {i + 1}" for i in range(len(plan.inputs) - 1))]
     rows = [
-        [group, *(f"{tensors - still} of {tensors}" for still, tensors in experts)]
+        [printable(group), *(f"{tensors - still} of {tensors}" for still, tensors in experts)]
         for group, experts in plan.frozen.items()
     ]
     if len(titles) > COLUMNS:
@@ -161,13 +163,13 @@ def _show_kinds(plan: Plan, console: Console) -> None:
         rho = "" if kind.rho is None else f"{kind.rho:.2f}"
         shape = "×".join(map(str, kind.shape))
         time = duration(kind.seconds, short=True) if kind.seconds >= 1 else ""
-        table.add_row(name, str(kind.count), shape, rho, kind.rule, time)
+        table.add_row(printable(name), str(kind.count), shape, rho, kind.rule, time)
     _print(console, "What becomes of the tensors", table)
 
 
 def _show_sentences(console: Console, sentences: list[str], word: str, style: str) -> None:
     for sentence in sentences:
-        console.print(Text.assemble((f"{word}: ", style), sentence))
+        console.print(Text.assemble((f"{word}: ", style), printable_lines(sentence)))
 
 
 def _columns(figures: Figures) -> list[str]:
@@ -190,7 +192,7 @@ def _table(*titles: str) -> Table:
 
 
 def _print(console: Console, title: str, table: Table) -> None:
-    console.print(Text(title, "bold underline"))
+    console.print(Text(printable(title), "bold underline"))
     console.print(table)
     console.print()
 

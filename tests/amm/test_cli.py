@@ -11,7 +11,7 @@ from pico_models import SHAPES, load_folder, save_folder
 
 from amm import __version__
 from amm.cli import main
-from amm.engines import MergeInterrupted
+from amm.engines import MergeInterrupted, UnfinishedError
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_missing_config_and_unknown_command(amm):
 
 def test_help_lists_the_commands_and_version_is_the_packages(amm):
     code, output, _ = amm("--help")
-    assert code == 0
+    assert code == 0 and amm("-h")[1] == output and amm("merge", "-h")[0] == 0
     assert all(name in output for name in ("merge", "plan", "check", "inspect", "methods"))
     assert amm("--version") == (0, f"amm {__version__}\n", "")
 
@@ -115,6 +115,10 @@ def test_long_merges_without_a_terminal_print_lines(amm, config, tmp_path, monke
     ("option", "message"),
     [
         (("--set", "steps"), "write key=value"),
+        (("--set", "parameters.steps=[1"), "--set parameters.steps isn't YAML"),
+        (("--set", "output=2024-02-30"), "day is out of range"),
+        (("--set", "max_memory=" + "9" * 400), "it must be a size"),
+        (("--set", "base=~nosuchuser/model"), "home folder"),
         (("--set", "parametrs.steps=1"), "Did you mean 'parameters'?"),
         (("--set", "base.steps=1"), "base has no keys"),
         (("--engine", "rai"), "Did you mean 'ray'?"),
@@ -133,6 +137,36 @@ def test_interrupt_says_how_to_go_on(amm, config, tmp_path, monkeypatch):
     monkeypatch.setattr("amm.run.run", stopped)
     write(tmp_path / "merge.yaml", **config)
     assert amm("merge", "merge.yaml") == (130, "", "run it again to go on\n")
+
+
+def test_a_merge_that_can_be_gone_on_with_ends_with_75(amm, config, tmp_path, monkeypatch):
+    def full(*_):
+        raise UnfinishedError("the disk is full")
+
+    monkeypatch.setattr("amm.run.run", full)
+    write(tmp_path / "merge.yaml", **config)
+    assert amm("merge", "merge.yaml") == (75, "", "Error: the disk is full\n")
+
+
+def test_merge_prints_json_or_nothing(amm, config, tmp_path):
+    config["parameters"] = {"scale": 9.0}
+    write(tmp_path / "merge.yaml", **config)
+    assert amm("merge", "merge.yaml", "--quiet") == (0, "", "")
+    code, output, _ = amm("merge", "merge.yaml", "--set", "output=two", "--json")
+    content = json.loads(output)
+    assert (code, content["output"], content["tensors"]) == (0, "two", len(SHAPES))
+    assert len(content["warnings"]) == 3
+
+
+def test_names_cannot_write_to_the_terminal(amm, config, tmp_path, pico):
+    name = "[/x] :smile: \x1b[2J\nNothing speaks against this merge."
+    weights = load_folder(pico[1][0]) | {name: torch.zeros(1)}
+    config["experts"][0] = str(save_folder(tmp_path / "[red]\x1b[31m", weights))
+    write(tmp_path / "merge.yaml", **config)
+    code, output, _ = amm("plan", "merge.yaml")
+    assert code == 1 and "\x1b" not in output and "[red]\\x1b[31m" in output
+    assert "[/x] :smile:" in output
+    assert "Nothing speaks against this merge." not in output.splitlines()
 
 
 def test_plan_prints_tables_within_80_columns(amm, config, tmp_path, monkeypatch):
@@ -191,6 +225,15 @@ def test_inspect_takes_a_file_or_folders_and_draws(amm, config, tmp_path, pico):
     assert json.loads(amm("inspect", "merge.yaml", "--json")[1])["whole"]["count"] == len(SHAPES)
 
 
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_read(amm, tmp_path):
+    pytest.importorskip("matplotlib")
+    for png in ("nowhere/heat.png", str(tmp_path)):
+        code, _, errors = amm("inspect", "no_base", "no_expert", "--png", png)
+        assert code == 2 and f"{png} can't be written" in errors
+    assert amm("inspect", "no_base", "no_expert", "--png", "heat.png")[0] == 2
+    assert not (tmp_path / "heat.png").exists()
+
+
 def test_inspect_needs_an_expert(amm, pico):
     code, _, errors = amm("inspect", str(pico[0]))
     assert code == 2 and "name experts too" in errors
@@ -200,6 +243,8 @@ def test_methods_are_listed_with_their_settings(amm):
     code, output, _ = amm("methods")
     assert code == 0
     assert "task_arithmetic" in output and "steps: 300" in output and "per_task" in output
+    schemas = json.loads(amm("methods", "--json")[1])
+    assert schemas["amm"]["properties"]["steps"]["default"] == 300
 
 
 def test_import_costs_no_torch():

@@ -60,6 +60,18 @@ def test_sizes_have_decimal_units():
     assert [size(n) for n in (12, 1500, 7_460_000_000)] == ["12 bytes", "1.5 kB", "7.5 GB"]
 
 
+def test_pictures_stand_names_of_strangers():
+    pytest.importorskip("matplotlib")
+    names = ["model.layers.999999999.$\\frac$.weight", "x" * 5000, "\udce9.0.w"]
+    experts = ["$\\frac{$", "y" * 5000]
+    cosines = [[1.0, 0.0], [0.0, 1.0]]
+    for picture in (
+        draw_cosines(dict.fromkeys(names, [0.5, 0.5]), experts),
+        draw_task_vectors(dict.fromkeys(names, [1e-6, 1.0]), cosines, experts),
+    ):
+        assert picture.startswith(b"\x89PNG")
+
+
 def test_pictures_stand_zeros_and_gaps():
     pytest.importorskip("matplotlib")
     names = ["model.layers.0.mlp.up_proj.weight", "visual.blocks.1.attn.qkv.weight"]

@@ -109,6 +109,15 @@ def test_a_licence_is_found_beside_metadata_that_is_no_yaml(pico, tmp_path):
     assert metadata(tmp_path / "out")[0]["license"] == "mit"
 
 
+def test_names_cannot_write_into_the_card(pico, tmp_path):
+    base, experts = pico
+    experts[0] = experts[0].rename(tmp_path / "a`<img src=x>\n# [b](c)|d")
+    amm.merge(base, experts, output=tmp_path / "out", method="mean")
+    text = metadata(tmp_path / "out")[1]
+    assert "\n# [b]" not in text and "`` " + str(tmp_path) in text
+    assert "a`<img src=x>\\n# [b](c)\\|d ``" in text
+
+
 def test_names_that_are_not_utf8_do_not_stop_the_reports(pico, tmp_path):
     name = os.fsdecode(b"caf\xe9.txt")
     (pico[0] / name).write_text("x")
