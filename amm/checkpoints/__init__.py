@@ -80,7 +80,8 @@ def _missing_weights(path: Path) -> str:
         listed = (f"global_step_{n}{' (the last one)' if n == last else ''}" for n in steps)
         advice = f"Give one of its steps: {', '.join(listed)}."
     elif elsewhere:
-        advice = f"There are some in {', '.join(elsewhere[:10])}; give that folder."
+        which = "that folder" if len(elsewhere) == 1 else "one of these folders"
+        advice = f"There are some in {', '.join(elsewhere[:10])}; give {which}."
     else:
         shown = ", ".join(names[:10]) or "nothing"
         advice = f"It has {shown}{' …' if len(names) > 10 else ''}."
