@@ -14,7 +14,7 @@ from lipo_verl.rewards import forms
 _ARTICLE = re.compile(r"^(?:the|an|a) (?=\S)")
 SCALES = dict(thousand=3, million=6, billion=9, trillion=12, 万=4, 亿=8)
 """Words behind a number, and the powers of ten that they are."""
-SCALE = rf"(?P<scale>{'|'.join(SCALES)})(?![a-z])"
+SCALE = rf"(?P<scale>{'|'.join(SCALES)})s?(?![a-z])"
 _QUANTITY = re.compile(
     r"(?P<sign>[+-]?)\s*(?P<before>(?:us)?\$|usd|[€£¥]|)\s*(?P<after_sign>[+-]?)"
     r"(?P<number>(?:[0-9]{1,3}(?P<comma>[, ])[0-9]{3}(?:(?P=comma)[0-9]{3})*|[0-9]+)(?:\.[0-9]*)?"
@@ -32,6 +32,7 @@ _NAMES = {
     "$": "dollar usd us$",
     "€": "euro eur",
     "£": "gbp",
+    "¥": "yen jpy",
     "元": "yuan rmb cny",
     "mm": "millimeter millimetre 毫米",
     "cm": "centimeter centimetre 厘米",

@@ -8,16 +8,20 @@ import unicodedata
 
 from lipo_verl.rewards import exact, forms
 
+# Around a value
+
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[a-z]{2})")
-_LEADING = re.compile(r"^(?:[A-Za-z] ?(?:\\in(?![a-z])|∈)|\\approx(?![a-z])|≈) ?")
-_LABEL = re.compile(r"(?<=[0-9)}\]])\s*(?=\\(?:text|mathrm|mbox))")
 _PAIR_OF_DOLLARS = re.compile(r"(?<!\\)\$([^$]*[^$\\ ])\s?(?<!\\)\$(?![0-9])")
+_LEADING = re.compile(r"^(?:[A-Za-z] ?(?:\\in(?![a-z])|∈)|\\approx(?![a-z])|≈) ?")
 _NAME = re.compile(
     r"^(?=[^=]*[^\W\d_])(?![0-9$])(?:[^=<>+*/^≤≥≠{}-]|\{[^{}=]*\})*(?<![!<>])= *(?=[^=<>]+$)"
 )
 _MONEY = re.compile(r"(?P<sign>[+-]?) ?(?P<unit>(?:US)?\$|USD|[€£¥]) ?(?P<value>[^$€£¥]+)")
 _BASE = re.compile(r"(?P<value>[0-9]+) ?_ ?\{?(?P<unit>[0-9]+)\}?")
 _SCALED = re.compile(rf"(?<=[0-9]) ?{exact.SCALE}")
+
+# Units
+
 _WORD = r"[^\W\d_α-ω]+"
 _UNIT = rf"{_WORD}\.?(?:\^?\{{?[23]\}}?|[²³])?"
 _MEASURED = re.compile(
@@ -25,12 +29,19 @@ _MEASURED = re.compile(
     rf"(?P<unit>{_WORD}\.?(?: {_WORD}){{0,3}} {_UNIT}|{_UNIT}(?: ?/ ?{_UNIT})?|[%$€£¥]|° ?[CF]?)",
     re.S,
 )
+_LABEL = re.compile(r"(?<=[0-9)}\]])\s*(?=\\(?:text|mathrm|mbox))")
 _UNITS = exact.UNITS | set(
-    "mg dm nm yd oz gal ha mph kph kmh hz kw kwh kj kpa mol day week month year people men women "
-    "children point unit".split()
+    "°c °f mg dm nm yd oz gal ha mph kph kmh hz kw kwh kj kpa mol day week month year people men "
+    "women children point unit".split()
 )
-_COUNTED = re.compile(r"(?!.*(?:th|halve|third|fourth|time|plu|minu)s$)[a-z]{3,}s")
-_COUNTED_IN_CHINESE = re.compile(r"(?!.*(?:分之|[万亿千百十倍或和至到]))[\u3400-\u9fff]{1,6}")
+_NO_UNIT = re.compile(
+    r"\b(?:and|or|if|for|where|when|half|halves|thirds?|quarters?|\w+ths?|tens|hundreds?|dozens?|"
+    r"times|plus|minus|less|squared|cubed|factorial)\b|分之|[万亿千百十倍或和至到]"
+)
+_COUNTED = re.compile(r"[a-z]{3,}s")
+_COUNTED_IN_CHINESE = re.compile(r"[\u3400-\u9fff]{1,6}")
+
+# Symbols
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾", "0123456789+-ni()")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙᵢ", "0123456789+-ni")
@@ -41,12 +52,7 @@ def _greek(letter: str) -> str:
 
 
 _SYMBOLS = str.maketrans(
-    {
-        chr(
-            code
-        ): rf"\{unicodedata.name(chr(code)).split()[-1].lower().replace('lamda', 'lambda')} "
-        for code in range(0x3B1, 0x3CA)
-    }
+    {chr(code): rf"\{_greek(chr(code))} " for code in range(0x3B1, 0x3CA)}
     | {"∞": r"\infty ", "×": r"\times ", "÷": r"\div ", "±": r"\pm ", "≈": r"\approx "}
     | dict.fromkeys("·⋅∙•", r"\cdot ")
     | {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap "}
@@ -117,18 +123,15 @@ def unnamed(text: str) -> str:
 def _is_unit(found: re.Match[str], labelled: bool) -> bool:
     named = found["unit"].lower()
     first = re.split(r"[/²³]", exact.unit(named))[0]
+    apart = bool(found["gap"])
     if re.fullmatch("[mglsh]", first):
-        variable = re.search(r"(?<![\\A-Za-z])[A-Za-z]", found["value"])
-        return bool(found["gap"]) and not variable
-    if re.search(r"\b(?:and|or|if|for|where|when)\b", named):
+        return apart and not re.search(r"(?<![\\A-Za-z])[A-Za-z]", found["value"])
+    if first in _UNITS:
+        return True
+    if _NO_UNIT.search(named):
         return False
-    return (
-        first[:1] in ("%", "$", "€", "£", "¥", "°")
-        or first in _UNITS
-        or _COUNTED_IN_CHINESE.fullmatch(named) is not None
-        or bool(found["gap"])
-        and (labelled or _COUNTED.fullmatch(named) is not None)
-    )
+    counted = bool(_COUNTED.fullmatch(named))
+    return bool(_COUNTED_IN_CHINESE.fullmatch(named)) or apart and (labelled or counted)
 
 
 def latex(text: str) -> str:
