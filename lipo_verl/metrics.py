@@ -1,5 +1,6 @@
 """What a trainer's logger shows of LIPO, as ``lipo/...``; docs/lipo.md explains each."""
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -12,7 +13,7 @@ from lipo_verl.lipo import sign_flips
 
 logger = logging.getLogger(__name__)
 
-MOST_KEPT = 1000
+MOST_KEPT = 256
 """Batches, or groups of them, that wait for a trainer to take their metrics; the oldest go first.
 Trainers take them after 1 to a few dozen."""
 
@@ -81,7 +82,7 @@ class CollapseAlarm:
     """Rings while answers get shorter and wrong at the same time. [ours]
 
     It compares the last five batches with the five before: mean length down by more than 5 %, and
-    accuracy by more than 5 points.
+    accuracy by more than 5 points. It also tells, once, of ten batches without a right answer.
     """
 
     def __init__(self) -> None:
@@ -98,6 +99,8 @@ class CollapseAlarm:
         self._seen.append((metrics["lipo/length"], metrics["lipo/accuracy"]))
         if len(self._seen) < 10:
             return {"lipo/collapse_alarm": 0.0}
+        if not any(accuracy for _, accuracy in self._seen):
+            _warn_of_nothing_right()
         (length, accuracy), (now_length, now_accuracy) = np.mean(
             np.reshape(self._seen, (2, 5, 2)), axis=1
         )
@@ -113,6 +116,14 @@ class CollapseAlarm:
                 *(length, now_length, accuracy, now_accuracy),
             )
         return {"lipo/collapse_alarm": float(self._rings)}
+
+
+@functools.cache
+def _warn_of_nothing_right() -> None:
+    logger.warning(
+        "LIPO: no answer of ten batches counts as right, so none was boosted. Is "
+        "algorithm.lipo.correct_score on the scale of the rewards? See docs/lipo.md."
+    )
 
 
 def _rank_correlation(x: ndarray, y: ndarray) -> ndarray:

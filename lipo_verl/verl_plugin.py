@@ -319,13 +319,13 @@ def _warn_once(text: str) -> None:
 
 def _launch(config: Any) -> None:
     """Checks a launch, and hands the response budget over; config: as of :func:`check_launch`."""
-    if config.algorithm.adv_estimator == "lipo":
+    estimator = OmegaConf.select(config, "algorithm.adv_estimator")
+    if estimator == "lipo":
         check_launch(config)
         _hand_over_budget(config)
-    elif config.algorithm.get("lipo") is not None:
+    elif OmegaConf.select(config, "algorithm.lipo") is not None:
         _warn_once(
-            f"algorithm.lipo is set, but algorithm.adv_estimator={config.algorithm.adv_estimator} "
-            "does not read it"
+            f"algorithm.lipo is set, but algorithm.adv_estimator={estimator} does not read it"
         )
 
 
@@ -362,7 +362,7 @@ def _register() -> None:
     @functools.wraps(auto_set_device)
     def auto_set_device_and_launch(config: Any) -> None:
         auto_set_device(config)
-        if isinstance(config, DictConfig) and "actor_rollout_ref" in config:
+        if isinstance(config, DictConfig):  # of any program of verl's
             _launch(config)
 
     @functools.wraps(compute_data_metrics)

@@ -8,7 +8,12 @@ import pytest
 
 from lipo_verl.batch import estimate
 from lipo_verl.config import LipoConfig
-from lipo_verl.metrics import CollapseAlarm, lipo_metrics, reward_metrics
+from lipo_verl.metrics import (
+    CollapseAlarm,
+    _warn_of_nothing_right,
+    lipo_metrics,
+    reward_metrics,
+)
 
 KEYS = {
     "groups_of_one",
@@ -146,6 +151,13 @@ def test_alarm_is_silent_when_only_one_of_them_falls():
     assert not any(alarms([100] * 10 + [50] * 10, [0.9] * 20))
     assert not any(alarms([100] * 20, [0.9] * 10 + [0.4] * 10))
     assert not any(alarms([100] * 10 + [200] * 10, [0.9] * 10 + [0.4] * 10))
+
+
+def test_ten_batches_without_a_right_answer_are_told_of_once(caplog):
+    _warn_of_nothing_right.cache_clear()
+    assert not any(alarms([100] * 9, [0.0] * 9)) and not caplog.records
+    assert not any(alarms([100] * 20, [0.01] + [0.0] * 19))
+    assert ["correct_score" in record.message for record in caplog.records] == [True]
 
 
 def test_alarm_skips_batches_without_groups_to_compare():

@@ -385,6 +385,12 @@ def test_settings_that_do_nothing_under_lipo_or_undo_it_are_named_once(override,
     assert [text in record.message for record in caplog.records] == [True]
 
 
+def test_programs_of_verls_without_an_estimator_start_as_before(caplog):
+    device.auto_set_device(OmegaConf.create({"trainer": {"device": "cpu"}, "actor_rollout_ref": 1}))
+    device.auto_set_device(None)
+    assert not caplog.records
+
+
 def test_rejection_in_the_loss_is_no_reason_to_refuse():
     rejection = "algorithm.rollout_correction.rollout_rs=token_k1"
     check_launch(ppo_config(rejection, "algorithm.rollout_correction.bypass_mode=true"))
