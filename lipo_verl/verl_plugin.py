@@ -117,7 +117,7 @@ def _known(data: Any, response_mask: Tensor, settings: LipoConfig) -> dict[str, 
 def _truncated(data: Any, response_mask: Tensor, settings: LipoConfig) -> ndarray:
     """(B,) bool, the responses that were cut: by their finish reasons, else by the budget, against
     which the tokens of tools count as well."""
-    whole = data.batch.get("attention_mask")
+    whole = data.batch.get("attention_mask", None)
     whole = response_mask if whole is None else whole[:, whole.shape[1] - response_mask.shape[1] :]
     truncated = reaches(settings.response_budget, whole)
     for name in _FINISH_REASONS:
