@@ -66,6 +66,7 @@ _columns: dict[str, ndarray] = {}
 
 _LENGTHS, _TRUNCATED = "lipo_verl.lengths", "lipo_verl.truncated"
 _FINISH_REASONS = "finish_reason", "stop_reason"
+_KNOWN_REASONS = "length", "stop"
 
 
 def compute_lipo_advantage(
@@ -137,7 +138,7 @@ def _reward_parts(data: Any) -> dict[str, ndarray]:
 
 def _numbers(column: ndarray) -> ndarray:
     """(B,) float64, NaN for what is no number."""
-    if column.dtype.kind in "biuf":
+    if column.ndim == 1 and column.dtype.kind in "biuf":
         return column.astype(np.float64)
     numeric = bool | int | float | np.number | np.bool_
     return np.array([float(x) if isinstance(x, numeric) else np.nan for x in column], np.float64)
@@ -223,8 +224,8 @@ def _columns_of(batch: Any, rollout: Any) -> dict[str, ndarray]:
     for row, fields in zip(real, told, strict=True):
         tag = batch.tags[row]
         cut = tag["response_len"] >= rollout.response_length or tag["seq_len"] >= longest
-        given = {fields.get(name) for name in _FINISH_REASONS} & {"length", "stop"}
-        reasons[row] = given.pop() if given else "length" if cut else None
+        given = (reason for reason in map(fields.get, _FINISH_REASONS) if reason in _KNOWN_REASONS)
+        reasons[row] = next(given, "length" if cut else None)
     return columns | {"finish_reason": reasons}
 
 

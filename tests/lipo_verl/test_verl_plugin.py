@@ -474,6 +474,7 @@ def test_the_parts_of_the_reward_are_logged_in_training_with_any_estimator(estim
         "answer_found": np.array([True, True, False, True]),
         "reward_error": np.array([0, 1, None, 0], object),
         "pred": np.array(["4", "5", None, "4"], object),
+        "of_each_step": np.ones((4, 2)),
     }
     done = []
     for seed in range(2):
