@@ -12,17 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_NOT_OPTIMISED = re.compile(
-    r"(^|\.)([^.]*embed[^.]*|lm_head|wpe|codebook|[^.]*norm[^.]*)(\.|$)"
-    r"|(bias|token)\.weight$"  # T5's relative_attention_bias, Omni's audio_bos_eos_token
-)
-_HEAD = re.compile(
-    r"(^|\.)(\w*head|\w*score|classifier|embed_out|output_projection)s?(\.\d+)?\.weight$"
-)
-_EMBEDDING = re.compile(
-    r"^(?!.*(pos_|posit|pos\.))(.*\.)?(?!embed_out|\w*(type|patch|time))"
-    r"(\w*embed\w*|wte|shared)(\.\d+)?\.weight$"
-)
+_HEADS = ("classifier", "embed_out", "output_projection")
 _NUMBERED = re.compile(r"\.\d+\.")
 _SIZE_KEY = re.compile(r"(size|dim|model|embd|width|inner)$")
 
@@ -54,11 +44,16 @@ def is_linear(name: str, shape: Sequence[int]) -> bool:
         name: the tensor's key in the checkpoint.
         shape: its shape.
     """
-    others = (_NOT_OPTIMISED, _EMBEDDING, _HEAD)
+    words = name.split(".")
     return (
         len(shape) == 2
-        and name.endswith(".weight")
-        and not any(other.search(name) for other in others)
+        and words[-1] == "weight"
+        and not any("embed" in word or "norm" in word for word in words)
+        and not {"lm_head", "wpe", "codebook"}.intersection(words)
+        # T5's relative_attention_bias, Omni's audio_bos_eos_token
+        and not _module(name).endswith(("bias", "token"))
+        and not _is_embedding(name)
+        and not _is_head(name)
     )
 
 
@@ -76,15 +71,15 @@ def layout(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> La
         shapes: name → shape, of all tensors.
         config: the content of config.json, empty if there is none.
     """
-    embeddings = {n for n, s in shapes.items() if len(s) == 2 and _EMBEDDING.search(n)}
+    embeddings = {n for n, s in shapes.items() if len(s) == 2 and _is_embedding(n)}
     tables, sizes = {tuple(shapes[name]) for name in embeddings}, _vocabulary_sizes(config)
     words = sizes | {rows for rows, _ in tables}
 
     def of_vocabulary(name: str, shape: Sequence[int]) -> bool:
         if len(shape) == 2 and name.endswith(".weight"):
             known = tuple(shape) in tables or shape[0] in sizes
-            named = _EMBEDDING.search(name) or _HEAD.search(name)
-            return bool(named or (known and not _NUMBERED.search(name)))
+            named = _is_embedding(name) or _is_head(name)
+            return named or (known and not _NUMBERED.search(name))
         return len(shape) == 1 and name.endswith(".bias") and shape[0] in words
 
     vocabulary = {name for name, shape in shapes.items() if of_vocabulary(name, shape)}
@@ -96,6 +91,30 @@ def layout(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> La
         embeddings=frozenset(embeddings),
         vocabulary=frozenset(vocabulary),
     )
+
+
+def _module(name: str) -> str:
+    """The last part of the name of a weight's module that isn't a number."""
+    words = [word for word in name.split(".")[:-1] if not word.isdigit()]
+    return words[-1] if words else ""
+
+
+def _is_embedding(name: str) -> bool:
+    """Whether a name is that of a vocabulary's embedding, not of one of positions or types."""
+    word = _module(name)
+    return (
+        name.endswith(".weight")
+        and ("embed" in word or word in ("wte", "shared"))
+        and word not in _HEADS
+        and not any(other in word for other in ("type", "patch", "time"))
+        and not any(other in name for other in ("pos_", "posit", "pos."))
+    )
+
+
+def _is_head(name: str) -> bool:
+    word = _module(name)
+    named = word.removesuffix("s").endswith(("head", "score")) or word in _HEADS
+    return named and name.endswith(".weight")
 
 
 def _vocabulary_sizes(config: Mapping[str, Any]) -> set[int]:

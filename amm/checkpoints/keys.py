@@ -58,11 +58,23 @@ _WRAPPER = re.compile(
 )
 """Of torch.compile, FSDP, activation checkpointing and DeepSpeed, anywhere in a name."""
 
-_RECOMPUTED = re.compile(
-    r"(^|\.)(rotary_\w*emb\w*\.(.*\.)?\w+|(original_)?inv_freq|(cos|sin)_cached|freqs_cis|position_ids"
-    r"|masked_bias|relative_position_index|relative_coords_table)$"
+_RECOMPUTED = frozenset(
+    (
+        "inv_freq",
+        "original_inv_freq",
+        "cos_cached",
+        "sin_cached",
+        "freqs_cis",
+        "position_ids",
+        "masked_bias",
+        "relative_position_index",
+        "relative_coords_table",
+    )
 )
 """Buffers that a model computes from its configuration: loaders pass them over."""
+
+_WORDS = 8
+"""So many parts of a name are tried as a prefix."""
 
 _FACTOR = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.|$)")
 _NOT_TEXT = re.compile(r"visi|visual|image|video|audio|speech|wav|quant")
@@ -244,6 +256,10 @@ class _Base:
         self.layout = layout_of(checkpoint)
         tied = is_tied(read_config(checkpoint.files_folder))
         self.copies = self._copies(heads=tied is not False)
+        self.groups: dict[str, list[str]] = defaultdict(list)
+        for copy, first in self.copies.items():
+            self.groups[first] = self.groups[first] or [first]
+            self.groups[first].append(copy)
         head, embedding = self.names.get(HEAD), self.names.get(EMBEDDING)
         if tied and head and embedding and not same_tensor(checkpoint, head, embedding):
             raise InputError(
@@ -256,13 +272,14 @@ class _Base:
         """Further name → first name, the shortest of an embedding if there is one."""
         embeddings = self.layout.embeddings
         several = self.layout.vocabulary if heads else embeddings
-        firsts: list[str] = []
+        firsts: dict[Any, list[str]] = defaultdict(list)
         copies: dict[str, str] = {}
         for key in sorted(several, key=lambda key: (key not in embeddings, len(key), key)):
-            twins = (first for first in firsts if same_tensor(self.checkpoint, key, first))
-            first = next(twins, None)
+            shape, row = self.checkpoint.shape(key), self.checkpoint.read(key, slice(1)).float()
+            alike = firsts[shape, row.numpy().tobytes()]
+            first = next((f for f in alike if same_tensor(self.checkpoint, key, f)), None)
             if first is None:
-                firsts.append(key)
+                alike.append(key)
             else:
                 copies[key] = first
         return copies
@@ -280,10 +297,14 @@ class _Match:
         self._kept: set[str] = set()
         theirs = self._their_names()
         own = {key: theirs.pop(name) for name, key in base.names.items() if name in theirs}
+        self._tied = is_tied(read_config(expert.files_folder))
+        self._words: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for key in own.keys() & base.layout.vocabulary:
+            self._words[expert.shape(own[key])].append(own[key])
         for key in base.names.values():
             self._match(key, own, partial=partial and bool(own))
         for key in theirs.values():
-            self._leave_out(key, own)
+            self._leave_out(key)
         if self._kept:
             self.notes.append(
                 f"{', '.join(sorted(self._kept))}: buffers that loaders compute anew, or counters,"
@@ -312,12 +333,12 @@ class _Match:
             return sum(shape(renamed[name]) == base.shape(ours[name]) for name in both)
 
         longest = max(keys, key=len)
-        less = [longest[: at + 1] for at, character in enumerate(longest) if character == "."]
+        less = [f"{beginning}." for beginning in _beginnings(longest)]
         more = [key.removesuffix(longest) for key in ours.values() if key.endswith(f".{longest}")]
         fits = {
             ("without", part): fitting(lambda key, p=part: key.removeprefix(p)) for part in less
         }
-        fits |= {("as", part): fitting(lambda key, p=part: p + key) for part in more}
+        fits |= {("as", part): fitting(lambda key, p=part: p + key) for part in more[:_WORDS]}
         best = [way for way, count in fits.items() if 0 < count == max(fits.values())]
         if not best or (len(best) > 1 and best[0][0] == "as"):
             return names
@@ -334,15 +355,14 @@ class _Match:
     def _match(self, key: str, own: Mapping[str, str], *, partial: bool) -> None:
         base, expert = self.base.checkpoint, self.expert
         first = self.base.copies.get(key, key)
-        group = [first, *(k for k, other in self.base.copies.items() if other == first)]
-        stored = [own[twin] for twin in group if twin in own]
+        stored = [own[twin] for twin in self.base.groups.get(first, [key]) if twin in own]
         if _is_kept(base, key):
             self.names[key] = None
             if not stored or not _equal(base, key, expert, stored[0]):
                 self._kept.add(key.rpartition(".")[2])
             return
         if not stored:
-            self._lacks(key, own, partial=partial)
+            self._lacks(key, partial=partial)
             return
         name = own.get(key, stored[0])
         if base.shape(key) != expert.shape(name):
@@ -358,12 +378,11 @@ class _Match:
         else:
             self.names[key] = name
 
-    def _lacks(self, key: str, own: Mapping[str, str], *, partial: bool) -> None:
+    def _lacks(self, key: str, *, partial: bool) -> None:
         """What only the base has."""
-        base, words = self.base.checkpoint, self.base.layout.vocabulary
-        alike = any(base.shape(other) == base.shape(key) for other in own.keys() & words)
-        tied = is_tied(read_config(self.expert.files_folder))
-        if key in words and alike and (tied or (tied is None and not partial)):
+        base = self.base.checkpoint
+        alike = key in self.base.layout.vocabulary and base.shape(key) in self._words
+        if alike and (self._tied or (self._tied is None and not partial)):
             self._differs(key, _OWN, _TIED)
         elif partial:
             self.names[key] = None
@@ -371,15 +390,12 @@ class _Match:
         else:
             self._differs(key, _shape(base, key), "missing")
 
-    def _leave_out(self, key: str, own: Mapping[str, str]) -> None:
+    def _leave_out(self, key: str) -> None:
         """What only the expert has."""
+        twins = self._words.get(self.expert.shape(key), [])
         if _is_kept(self.expert, key):
             self._kept.add(key.rpartition(".")[2])
-            return
-        shape = self.expert.shape(key)
-        words = (own[k] for k in self.base.layout.vocabulary if k in own)
-        twins = [other for other in words if self.expert.shape(other) == shape]
-        if not twins:
+        elif not twins:
             what = _PART if _FACTOR.search(key) else _shape(self.expert, key)
             self._differs(key, "missing", what)
         elif not any(same_tensor(self.expert, key, twin) for twin in twins):
@@ -403,9 +419,11 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
 def _is_kept(checkpoint: Checkpoint, key: str) -> bool:
     """Whether a tensor is a buffer that is computed anew, or a counter."""
     shape = checkpoint.shape(key)
-    mask = len(shape) == 4 and shape[:2] == (1, 1) and key.endswith(".bias")  # GPT-2's causal mask
+    *modules, name = key.split(".")
+    rotary = any(word.startswith("rotary_") and "emb" in word for word in modules)
+    mask = len(shape) == 4 and shape[:2] == (1, 1) and name == "bias"  # GPT-2's causal mask
     counter = not checkpoint.dtype(key).is_floating_point and math.prod(shape) == 1
-    return mask or counter or _RECOMPUTED.search(key) is not None
+    return rotary or mask or counter or name in _RECOMPUTED
 
 
 def _parts(some: Sequence[str], others: Collection[str]) -> Iterator[str]:
@@ -418,7 +436,8 @@ def _parts(some: Sequence[str], others: Collection[str]) -> Iterator[str]:
 
 def _beginnings(name: str) -> Iterator[str]:
     words = name.split(".")
-    return (".".join(words[:count]) for count in range(1, len(words) + 1))
+    yield from (".".join(words[:count]) for count in range(1, min(len(words), _WORDS)))
+    yield name
 
 
 def _shape(checkpoint: Checkpoint, key: str) -> str:
