@@ -65,7 +65,7 @@ def equivalent(answer: str, truth: str) -> bool:
     (given, given_unit), (wanted, wanted_unit) = map(notation.measured, (answer, truth))
     if given_unit and wanted_unit and given_unit != wanted_unit:
         return False
-    if given.split() == wanted.split() and given_unit == wanted_unit:
+    if given.split() == wanted.split() != [] and given_unit == wanted_unit:
         return True
     real = not (should_treat_as_complex(given) or should_treat_as_complex(wanted))
     gold, found = _read(wanted, real), _read(given, real)
