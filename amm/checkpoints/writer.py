@@ -28,6 +28,7 @@ import torch
 
 from amm.checkpoints.base import DTYPES
 from amm.checkpoints.donor import other_files
+from amm.checkpoints.files import JSON_LIMIT
 from amm.checkpoints.hf import INDEX_FILE, SINGLE_FILE
 from amm.errors import InputError
 
@@ -138,7 +139,7 @@ class OutputFolder:
 
         Raises:
             InputError: a file is a link that leaves the folder, other than into the blobs of the
-                Hub's cache, or no ordinary file; or a folder has a name of `own`.
+                Hub's cache, or no ordinary file; or a folder, or a huge file, has a name of `own`.
         """
         home = donor.resolve()
         homes = (home, home.parent.parent / "blobs")
@@ -159,6 +160,11 @@ class OutputFolder:
                 raise InputError(
                     f"{source} leads to {real}, which isn't an ordinary file of {donor} and"
                     " isn't copied into a model; remove it, or name another copy_files_from."
+                )
+            if name in own and real.stat().st_size > JSON_LIMIT:
+                raise InputError(
+                    f"{source} has {real.stat().st_size:,} bytes, too many for a file of that name;"
+                    " replace it, or name another copy_files_from."
                 )
             target.parent.mkdir(parents=True, exist_ok=True)
             with source.open("rb") as reader, target.open("xb") as writer:

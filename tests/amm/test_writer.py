@@ -240,6 +240,15 @@ def test_a_donors_folder_in_the_place_of_a_file_of_the_merge_is_refused(tmp_path
             folder.copy_files(tmp_path / "donor", own=["README.md"])
 
 
+def test_a_card_of_many_bytes_is_refused_before_it_is_copied(tmp_path):
+    (tmp_path / "donor").mkdir()
+    with (tmp_path / "donor" / "README.md").open("wb") as card:
+        card.truncate(2 * 10**10)
+    with pytest.raises(InputError, match="has 20,000,000,000 bytes, too many"):
+        with OutputFolder(tmp_path / "out") as folder:
+            folder.copy_files(tmp_path / "donor", own=["README.md"])
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_a_link_as_the_output_leads_to_the_folder_that_is_written(tmp_path, there):
     if there:
