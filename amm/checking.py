@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import filecmp
-import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ import torch
 
 from amm.checkpoints import Checkpoint, open_checkpoint
 from amm.checkpoints.donor import CONFIG_FILE, dtypes_of, holds, main_dtype, same_but_dtypes
+from amm.checkpoints.files import is_there, read_json, read_small
 from amm.checkpoints.hf import INDEX_FILE
 from amm.checkpoints.keys import EMBEDDING, HEAD, by_common_name, row_blocks, same_tensor
-from amm.errors import InputError
+from amm.errors import InputError, shown
 from amm.loads import try_loading
 from amm.report import PROVENANCE_FILE
 
@@ -79,17 +80,24 @@ def check(output: str | Path, base: str | Path | None = None) -> CheckResult:
         InputError: a base was named and can't be read.
     """
     folder = Path(output)
-    provenance = _provenance(folder)
+    checks, content = [], {}
+    for name in (CONFIG_FILE, PROVENANCE_FILE):
+        try:
+            content[name] = read_json(folder / name, "JSON") if is_there(folder / name) else {}
+        except InputError as error:
+            checks.append(Check(name, False, str(error)))
+    config, provenance = content.get(CONFIG_FILE, {}), content.get(PROVENANCE_FILE, {})
     try:
         merged = open_checkpoint(folder)
+        checks.append(Check("weights", True, merged.describe()))
     except InputError as error:
-        return CheckResult(folder, [Check("weights", False, str(error))])
-    checks = [Check("weights", True, merged.describe()), _index(folder, merged)]
+        return CheckResult(folder, [*checks, Check("weights", False, str(error))])
+    checks.append(_index(folder, merged))
     checks += _against_base(merged, base, provenance)
     checks += [
-        _dtype_said(folder, merged),
+        _dtype_said(config, merged),
         _finite(merged),
-        _tied(folder, merged),
+        _tied(config, merged),
         _copied(folder, provenance),
     ]
     for library in ("transformers", "vllm"):
@@ -97,27 +105,17 @@ def check(output: str | Path, base: str | Path | None = None) -> CheckResult:
     return CheckResult(folder, checks)
 
 
-def _provenance(folder: Path) -> dict[str, Any]:
-    content = _json(folder / PROVENANCE_FILE)
-    return content if isinstance(content.get("config"), dict) else {}
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _index(folder: Path, merged: Checkpoint) -> Check:
     files = {file.name for file in merged.files() if file.suffix == ".safetensors"}
-    if not (folder / INDEX_FILE).is_file():
+    if not is_there(folder / INDEX_FILE):
         return Check("index", True, "one file, no index needed")
     from safetensors import safe_open
 
-    index = _json(folder / INDEX_FILE)
-    weight_map = index.get("weight_map", {})
+    try:
+        index = read_json(folder / INDEX_FILE, "an index of weight files")
+    except InputError as error:
+        return Check("index", False, str(error))
+    weight_map, metadata = (_mapping(index.get(key)) for key in ("weight_map", "metadata"))
     wrong = []
     for name in sorted(files):
         with safe_open(folder / name, framework="pt") as file:
@@ -127,9 +125,9 @@ def _index(folder: Path, merged: Checkpoint) -> Check:
     size = sum(
         torch.Size(merged.shape(key)).numel() * merged.dtype(key).itemsize for key in merged.keys()
     )
-    said = index.get("metadata", {}).get("total_size")
+    said = metadata.get("total_size")
     if said != size:
-        wrong.append(f"total_size is {said}, the tensors have {size} bytes")
+        wrong.append(f"total_size is {shown(said)}, the tensors have {size} bytes")
     return _result("index", wrong, f"{len(files)} files, {len(weight_map)} tensors")
 
 
@@ -137,10 +135,15 @@ def _against_base(
     merged: Checkpoint, base: str | Path | None, provenance: dict[str, Any]
 ) -> Iterator[Check]:
     names = ("names", "shapes", "dtypes")
-    config = provenance.get("config", {})
+    config = _mapping(provenance.get("config"))
     path = base if base is not None else config.get("base")
-    if path is None:
-        yield from (Check(name, None, "no base is known; name one: --base BASE") for name in names)
+    unknown = None
+    if not isinstance(path, str | Path):
+        unknown = "no base is known; name one: --base BASE"
+    elif base is None and not os.path.isdir(path):  # what a file says is never looked up online
+        unknown = f"the base {path} isn't a folder here; name it: --base BASE"
+    if unknown is not None:
+        yield from (Check(name, None, unknown) for name in names)
         return
     try:
         original = open_checkpoint(path)
@@ -161,6 +164,7 @@ def _against_base(
     ]
     yield _result("shapes", wrong, "as in the base")
     saved = config.get("save_dtype")
+    saved = saved if isinstance(saved, str) else None
     wrong = [
         f"{key} is {_short(merged.dtype(key))}, wanted {wanted}"
         for key in both
@@ -169,9 +173,9 @@ def _against_base(
     yield _result("dtypes", wrong, f"save_dtype {saved}" if saved else "as in the base")
 
 
-def _dtype_said(folder: Path, merged: Checkpoint) -> Check:
+def _dtype_said(config: dict[str, Any], merged: Checkpoint) -> Check:
     """Whether loaders that go by config.json keep what is stored."""
-    said = dtypes_of(_json(folder / CONFIG_FILE))
+    said = dtypes_of(config)
     stored = main_dtype((merged.dtype(k), math.prod(merged.shape(k))) for k in merged.keys())
     wrong = [
         f"{CONFIG_FILE} has {key} {dtype}, the weights are {_short(stored)}: loading rounds them"
@@ -202,8 +206,7 @@ def _finite(merged: Checkpoint) -> Check:
     return _result("finite", wrong, "all entries")
 
 
-def _tied(folder: Path, merged: Checkpoint) -> Check:
-    config = _json(folder / "config.json")
+def _tied(config: dict[str, Any], merged: Checkpoint) -> Check:
     text = config.get("text_config")
     nested = text.get("tie_word_embeddings") if isinstance(text, dict) else None
     keys = by_common_name(merged)
@@ -220,11 +223,13 @@ def _tied(folder: Path, merged: Checkpoint) -> Check:
 
 def _copied(folder: Path, provenance: dict[str, Any]) -> Check:
     name = "other files"
-    files = provenance.get("copied_files")
+    files = _mapping(provenance.get("copied_files"))
     donor = provenance.get("donor")
-    if not isinstance(files, dict) or not donor:
+    if not files or not isinstance(donor, str):
         return Check(name, None, f"{PROVENANCE_FILE} doesn't say where they are from")
-    if not Path(donor).is_dir():
+    if not all(map(_is_inside, (*files, *files.values()))):
+        return Check(name, False, f"{PROVENANCE_FILE} names files outside the two folders")
+    if not os.path.isdir(donor):
         return Check(name, None, f"the donor {donor} isn't there")
     dtype = provenance.get("config_dtype")
     changed = {CONFIG_FILE} if dtype else set()
@@ -237,11 +242,22 @@ def _copied(folder: Path, provenance: dict[str, Any]) -> Check:
     return _result(name, wrong, f"{len(files)}, byte for byte those of {donor}{but}")
 
 
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_inside(name: Any) -> bool:
+    """Whether it is the path of a file below a folder, as far as the name tells."""
+    if not isinstance(name, str) or "\0" in name:
+        return False
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
 def _same(one: Path, other: Path, *, but_dtypes: bool) -> bool:
     if not one.is_file() or not other.is_file():
         return False
     if but_dtypes:
-        return same_but_dtypes(one.read_bytes(), other.read_bytes())
+        return same_but_dtypes(*(read_small(file, CONFIG_FILE) for file in (one, other)))
     return filecmp.cmp(one, other, shallow=False)
 
 

@@ -205,6 +205,7 @@ def _run(
     progress: Progress | None,
 ) -> MergeResult:
     result = MergeResult(job.config.output)
+    before = _states(job)
     weights = SafetensorsWriter(folder.partial, job.entries, job.config.max_shard_size)
     writers = [weights]
     sides = None
@@ -243,6 +244,8 @@ def _run(
         recorder.finish()
         result.tensors = recorder.ordered_reports()
         result.warnings += _warnings(result)
+        hashed = hashes.result()
+        _check_unchanged(before, job)
         write_reports(
             folder,
             config=job.config,
@@ -250,7 +253,7 @@ def _run(
             base=job.base,
             experts=job.experts,
             result=result,
-            hashes=hashes.result(),
+            hashes=hashed,
         )
     return result
 
@@ -262,20 +265,36 @@ def _inputs(job: Job) -> list[tuple[Path | str, Checkpoint]]:
 
 def _identity(job: Job) -> dict[str, Any]:
     """Everything that decides about the bytes of the weights."""
-    inputs = {}
-    for path, checkpoint in _inputs(job):
-        for file in checkpoint.files():
-            status = os.stat(file)
-            state = f"{status.st_size} bytes, modified at {status.st_mtime_ns} ns"
-            inputs[f"{path}: {file.name}"] = state
     plan = [(entry.name, entry.shape, str(entry.dtype)) for entry in job.entries]
     return {
         **job.config.model_dump(mode="json", exclude=_SAME_BYTES),
         "parameters": job.settings.model_dump(mode="json"),
-        "inputs": inputs,
+        "inputs": _states(job),
         "tensors": hashlib.sha256(repr(plan).encode()).hexdigest(),
         "versions": {"amm": __version__, "torch": torch.__version__},
     }
+
+
+def _states(job: Job) -> dict[str, str]:
+    """What tells that an input file was changed; the last of the times can't be set back."""
+    states = {}
+    for path, checkpoint in _inputs(job):
+        for file in checkpoint.files():
+            status = os.stat(file)
+            states[f"{path}: {file.name}"] = (
+                f"{status.st_size} bytes, modified at {status.st_mtime_ns} ns, changed at"
+                f" {status.st_ctime_ns} ns"
+            )
+    return states
+
+
+def _check_unchanged(before: dict[str, str], job: Job) -> None:
+    changed = [name for name, state in _states(job).items() if state != before[name]]
+    if changed:
+        raise InputError(
+            f"{', '.join(changed[:5])} was changed during the merge, which may have read some of"
+            " both; merge again once nothing writes to it."
+        )
 
 
 def _write_dtype(folder: OutputFolder, job: Job) -> str | None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from amm.checkpoints.base import DTYPES
-from amm.checkpoints.files import check_file, check_names
+from amm.checkpoints.files import check_file, check_names, check_size
 from amm.checkpoints.pickles import Called, Name, RefusedPickle, Stored, read_pickle
 from amm.errors import InputError
 
@@ -31,6 +31,7 @@ DIRECTORY_LIMIT = 2**24
 """Bytes of a zip archive's list of records; a model with 10 000 tensors has about 2²⁰."""
 
 _CHUNK = 2**22
+_RECORD_START = b"PK\x03\x04"
 
 _STORAGES = {
     "torch.DoubleStorage": torch.float64,
@@ -80,6 +81,7 @@ class TorchFile:
     def __init__(self, file: Path) -> None:
         self.path = file
         archive = TorchArchive(file)
+        self._size = archive.size
         self._tensors = {key: archive.tensor(key, value) for key, value in archive.state.items()}
 
     def keys(self) -> set[str]:
@@ -96,6 +98,7 @@ class TorchFile:
 
     def read(self, key: str, rows: slice | None = None) -> Tensor:
         """A tensor, or rows of it: a view of the mapped file."""
+        check_size(self.path, self._size)
         return self._tensors[key] if rows is None else self._tensors[key][rows]
 
 
@@ -108,6 +111,7 @@ class TorchArchive:
 
     Attributes:
         file: where it is.
+        size: its bytes.
         state: name → what the pickle has there, see `amm.checkpoints.pickles`.
 
     Raises:
@@ -142,8 +146,8 @@ class TorchArchive:
         if order not in (b"", b"little"):
             raise ValueError(f"its bytes are in {order.decode()} order, and only little is read")
         self.state = read_pickle(self._content("data.pkl", PICKLE_LIMIT), names)
-        size = self.file.stat().st_size
-        self._bytes = torch.UntypedStorage.from_file(str(self.file), shared=False, nbytes=size)
+        self.size = self.file.stat().st_size
+        self._bytes = torch.UntypedStorage.from_file(str(self.file), False, self.size)
         self._storages: dict[str, torch.UntypedStorage] = {}
 
     def _content(self, name: str, limit: int) -> bytes:
@@ -275,12 +279,33 @@ def _records(file: Path) -> dict[str, _RecordPlace]:
             start += int.from_bytes(header[26:28], "little") + int.from_bytes(
                 header[28:30], "little"
             )
-            if header[:4] != b"PK\x03\x04" or start + record.file_size > size:
+            if header[:4] != _RECORD_START or start + record.file_size > size:
                 raise ValueError(f"the record {record.filename} isn't wholly there")
             if record.filename in records:
                 raise ValueError(f"the record {record.filename} is there twice")
             records[record.filename] = _RecordPlace(start, record.file_size, record.CRC)
     return records
+
+
+def check_checksums(file: Path) -> None:
+    """Compare the records of a file of torch.save, if it is one, with the checksums it has.
+
+    Raises:
+        InputError: some record was changed.
+    """
+    with file.open("rb") as content:
+        if content.read(4) != _RECORD_START:
+            return
+        for name, record in _records(file).items():
+            content.seek(record.start)
+            checksum, left = 0, record.size
+            while left and (chunk := content.read(min(left, _CHUNK))):
+                checksum, left = zlib.crc32(chunk, checksum), left - len(chunk)
+            if record.checksum not in (0, checksum):
+                raise InputError(
+                    f"{file}: the record {name} isn't what was saved (its checksum is wrong); copy"
+                    " the file again."
+                )
 
 
 def _damaged(file: Path, error: Exception) -> InputError:

@@ -53,6 +53,16 @@ def check_file(file: Path) -> None:
             )
 
 
+def check_size(file: Path, size: int) -> None:
+    """Check that a mapped file hasn't become shorter; touching what it lacks ends the process.
+
+    Raises:
+        InputError: it has.
+    """
+    if os.stat(file).st_size < size:
+        raise InputError(f"{file} was cut short while it was read; copy it again.")
+
+
 def read_small(file: Path, what: str, limit: int = JSON_LIMIT) -> bytes:
     """All bytes of a file that isn't one of weights.
 

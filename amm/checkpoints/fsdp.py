@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from amm.checkpoints.archive import TorchArchive, integers
+from amm.checkpoints.files import check_size
 from amm.checkpoints.pickles import Called, Name
 from amm.errors import InputError
 
@@ -108,7 +109,9 @@ class FsdpCheckpoint:
         self.path = path
         self.files_folder = path / "huggingface" if (path / "huggingface").is_dir() else None
         self._files = _rank_files(path)
-        states = [_load(file) for file in self._files]
+        archives = [TorchArchive(file, _ALLOWED) for file in self._files]
+        self._sizes = [archive.size for archive in archives]
+        states = [_load(archive) for archive in archives]
         for file, state in zip(self._files, states, strict=True):
             differing = sorted(set(state) ^ set(states[0]))
             if differing:
@@ -128,6 +131,8 @@ class FsdpCheckpoint:
         return self._tensors[key].parts[0].dtype
 
     def read(self, key: str, rows: slice | None = None) -> Tensor:
+        for file, size in zip(self._files, self._sizes, strict=True):
+            check_size(file, size)
         tensor = self._tensors[key]
         if tensor.dim == 0 and rows is not None:
             first, last, _ = rows.indices(tensor.shape[0])
@@ -252,8 +257,7 @@ def _rank_files(folder: Path) -> list[Path]:
     return [found[sizes[0], rank] for rank in range(sizes[0])]
 
 
-def _load(file: Path) -> dict[str, Tensor | _StoredDTensor]:
-    archive = TorchArchive(file, _ALLOWED)
+def _load(archive: TorchArchive) -> dict[str, Tensor | _StoredDTensor]:
     state: dict[str, Tensor | _StoredDTensor] = {}
     for key, value in archive.state.items():
         if _is_dtensor(value):

@@ -19,6 +19,7 @@ from amm.checkpoints.base import DTYPES
 from amm.checkpoints.files import (
     check_file,
     check_index,
+    check_size,
     is_there,
     parse_json,
     read_index,
@@ -45,6 +46,7 @@ class SafetensorsFile:
     def __init__(self, file: Path) -> None:
         self.path = file
         check_file(file)
+        self._size = file.stat().st_size
         header = _header(file)
         try:
             self._handle = safe_open(file, framework="pt")
@@ -83,6 +85,7 @@ class SafetensorsFile:
 
     def read(self, key: str, rows: slice | None = None) -> Tensor:
         """A tensor, or rows of it: a view of the mapped file."""
+        check_size(self.path, self._size)
         if key not in self._views:
             self._views[key] = self._handle.get_tensor(key)
         view = self._views[key]

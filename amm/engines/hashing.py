@@ -1,4 +1,4 @@
-"""SHA-256 of the input files, in the background of a merge."""
+"""SHA-256 of the input files, and their own checksums, in the background of a merge."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from amm.checkpoints.archive import check_checksums
 from amm.engines.manifest import Manifest
 
 _CHUNK = 2**22
@@ -47,6 +48,7 @@ class InputHashes:
 
         Raises:
             OSError: a file can't be read.
+            InputError: a file has other bytes than it had when it was written.
         """
         for future in self._hashed:
             future.result()
@@ -62,4 +64,5 @@ class InputHashes:
                 if self._stop.is_set():
                     return
                 digest.update(chunk)
+        check_checksums(Path(name))
         self._manifest.add_hash(name, digest.hexdigest())

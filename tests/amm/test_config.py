@@ -56,6 +56,15 @@ def test_defaults(tmp_path):
         ("- a", "must have keys and values"),
         ("", "must have keys and values"),
         ("a: [", "isn't YAML"),
+        ("a: " + "[" * 10**5, "isn't YAML: over 20 levels"),
+        ("".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9 * bool(i)}]\n" for i in range(9)), "aliases"),
+        ("#" * 2**19, "has more than 262,144 bytes"),
+        (GOOD + "save_dtype: 2024-02-30", "isn't YAML: day is out of range"),
+        (
+            GOOD + f"max_memory: {'9' * 400}TB",
+            "max_memory can't be '9.*: it must be a size such as",
+        ),
+        ("base: ~nosuchuser/x\nexperts: [e]\noutput: o", "base can't be .*a home folder that is"),
     ],
 )
 def test_wrong_files_are_answered_in_one_line(tmp_path, text, message):

@@ -191,6 +191,37 @@ def test_an_input_that_changed_meanwhile_is_refused(pico, tmp_path):
         amm.merge(base, experts, output=tmp_path / "out")
 
 
+def test_an_input_written_over_with_its_times_kept_is_refused_on_resuming(pico, tmp_path):
+    base, experts = pico
+    stopped(base, experts, tmp_path / "out", 3)
+    write_over(experts[1] / "model.safetensors")
+    with pytest.raises(amm.InputError, match="expert2: model.safetensors: .* changed at"):
+        amm.merge(base, experts, output=tmp_path / "out")
+
+
+def write_over(file):
+    """Change a byte in place, and leave the size and the times that can be set."""
+    status = file.stat()
+    with file.open("r+b") as content:
+        content.seek(-1, os.SEEK_END)
+        content.write(b"\x01")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_an_input_written_over_during_the_merge_is_an_error(pico, tmp_path):
+    base, experts = pico
+    done = []
+
+    def progress(name, share):
+        if not done:
+            write_over(experts[0] / "model.safetensors")
+        done.append(name)
+
+    with pytest.raises(amm.InputError, match="expert1: model.safetensors was changed during the"):
+        amm.merge(base, experts, output=tmp_path / "out", method="mean", progress=progress)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_mistake_in_between_does_not_lose_what_is_done(pico, tmp_path):
     base, experts = pico
     stopped(base, experts, tmp_path / "out", 3)

@@ -290,6 +290,12 @@ def copied(adapters, tmp_path, name="plain", **changes):
         ({"r": 8}, "lora_A.weight has rank 4, which adapter_config.json doesn't have"),
         ({"alpha_pattern": {"(a+)+": 1}}, r"alpha_pattern: '\(a\+\)\+' isn't a regular"),
         ({"alpha_pattern": {"[": 1}}, "isn't a regular expression"),
+        ({"alpha_pattern": {"(a|a)" * 30 + "b": 1}}, "alpha_pattern .* can take for ever"),
+        ({"alpha_pattern": {"a?" * 30 + "b": 1}}, "alpha_pattern .* can take for ever"),
+        ({"alpha_pattern": {"(x[)]a|a[(])" * 30: 1}}, "isn't a regular expression of a simple"),
+        ({"alpha_pattern": {".*a.*b.*": 1, ".*b.*a.*": 1}}, "can take for ever"),
+        ({"alpha_pattern": {"q": float("inf")}}, "alpha_pattern.q can't be inf"),
+        ({"lora_alpha": 1e308}, r"lora_alpha can't be 1e\+308"),
         ({"use_dora": True}, "8 tensors of the adapter don't fit"),
     ],
 )

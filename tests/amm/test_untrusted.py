@@ -326,3 +326,153 @@ def test_flipped_bits_in_the_data_are_not_seen_without_a_hash(tmp_path):
     content[-1] ^= 1
     single(folder).write_bytes(content)
     assert open_checkpoint(folder).keys() == sorted(WEIGHTS)
+
+
+def rewritten(folder, change):
+    """A folder whose torch archive was changed by a function of its records' names and bytes."""
+    single(folder).unlink()
+    file = folder / "pytorch_model.bin"
+    torch.save(WEIGHTS, file)
+    with zipfile.ZipFile(file) as archive:
+        records = [(record.filename, archive.read(record)) for record in archive.infolist()]
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in change(records):
+            archive.writestr(name, content)
+    return file
+
+
+def replaced(part, old, new):
+    return lambda records: [(n, c.replace(old, new) if n.endswith(part) else c) for n, c in records]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda records: records, None),
+        (lambda records: [*records, records[1]], "is there twice"),
+        (lambda records: [*records, ("other/data.pkl", b"")], "too many values"),
+        (replaced("byteorder", b"little", b"big"), "bytes are in big order, and only little"),
+        (replaced("byteorder", b"little", bytes(20)), "20 bytes of byteorder"),
+        (
+            lambda records: [(n, c[: -4 * n.endswith("/data/0") or None]) for n, c in records],
+            "isn't a dense tensor whose bytes are in the file",
+        ),
+        (
+            replaced("data.pkl", b"model.norm.weight", b"model.norm.w\xed\xa0\x80ht"),
+            "can't be called",
+        ),
+        (
+            replaced("data.pkl", b"\x11\0\0\0model.norm.weight", b"\x0c\0\0\0__metadata__"),
+            "can't be called '__metadata__'",
+        ),
+    ],
+)
+def test_records_and_names_of_a_torch_archive_are_checked(tmp_path, change, message):
+    folder = save_folder(tmp_path / "model", WEIGHTS)
+    file = rewritten(folder, change)
+    if message is None:
+        assert torch.equal(
+            open_checkpoint(folder).read("model.norm.weight"), WEIGHTS["model.norm.weight"]
+        )
+        return
+    with pytest.raises(InputError, match=message) as error:
+        open_checkpoint(folder)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_flipped_bit_of_a_torch_archive_is_found_where_checksums_were_written(
+    tmp_path, checksums
+):
+    base = save_folder(tmp_path / "base", WEIGHTS)
+    expert = save_folder(tmp_path / "expert", WEIGHTS)
+    single(expert).unlink()
+    torch.serialization.set_crc32_options(checksums)
+    try:
+        torch.save(WEIGHTS, expert / "pytorch_model.bin")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    merge = dict(base=base, experts=[expert], output=tmp_path / "out", method="mean")
+    content = bytearray((expert / "pytorch_model.bin").read_bytes())
+    stored = WEIGHTS["visual.patch_embed.proj.weight"].numpy().tobytes()
+    content[content.index(stored)] ^= 1
+    (expert / "pytorch_model.bin").write_bytes(content)
+    if not checksums:
+        assert amm.merge(**merge).tensors
+        return
+    with pytest.raises(InputError, match=r"pytorch_model.bin: the record .*/data/. isn't what was"):
+        amm.merge(**merge)
+    assert sorted(os.listdir(tmp_path)) == ["base", "expert"]
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.uint16, torch.float8_e4m3fnuz])
+def test_dtypes_that_safetensors_lacks_are_named(tmp_path, dtype):
+    folder = save_folder(tmp_path / "model", WEIGHTS)
+    single(folder).unlink()
+    torch.save({"w": torch.ones(2).to(dtype)}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=f"w has dtype {str(dtype)[6:]}, which isn't read"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("reader", ["safetensors", "bin", "shards"])
+def test_a_file_that_is_cut_short_while_it_is_open_is_an_error(tmp_path, reader):
+    """Touching a page that the file no longer has would end the process."""
+    folder = save_folder(tmp_path / "model", WEIGHTS)
+    file = single(folder)
+    if reader != "safetensors":
+        file.unlink()
+        name = {"bin": "pytorch_model.bin", "shards": "model_world_size_1_rank_0.pt"}[reader]
+        file = folder / name
+        torch.save(WEIGHTS, file)
+    checkpoint = open_checkpoint(folder)
+    os.truncate(file, 100)
+    with pytest.raises(InputError, match="was cut short while it was read"):
+        checkpoint.read("model.norm.weight")
+
+
+SMALL_FILES = ["config.json", "provenance.json", "model.safetensors.index.json"]
+
+
+@pytest.mark.parametrize("name", SMALL_FILES)
+@pytest.mark.parametrize("how", ["pipe", "zeros", "large", "deep", "list", "surrogate"])
+def test_small_files_of_any_kind_cost_nothing(tmp_path, monkeypatch, name, how):
+    monkeypatch.setattr("amm.checking.try_loading", lambda library, folder: (None, "left out"))
+    folder = save_folder(tmp_path / "model", WEIGHTS)
+    file = folder / name
+    file.unlink(missing_ok=True)
+    if how == "pipe":
+        os.mkfifo(file)
+    elif how == "zeros":
+        file.symlink_to("/dev/zero")
+    elif how == "large":
+        file.touch()
+        os.truncate(file, 2**40)
+    else:
+        text = {"deep": '{"a":' * 10**5, "list": "[1]", "surrogate": '{"\\ud800": 1}'}[how]
+        file.write_text(text)
+    failed = [check for check in amm.check(folder).checks if check.ok is False]
+    assert any(str(file) in check.detail for check in failed)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"config": {"base": 3}},
+        {"config": {"base": ["x"]}},
+        {"config": {"base": "a\0b"}},
+        {"config": {"base": "someone/online"}},
+        {"config": {"base": "~nosuchuser/x", "save_dtype": {"a": 1}}},
+        {"config": [], "donor": 3, "copied_files": {"a": "b"}},
+        {"config": {}, "donor": ".", "copied_files": {"a": 3}},
+        {"config": {}, "donor": "/", "copied_files": {"etc/passwd": "../passwd"}},
+    ],
+)
+def test_what_a_provenance_says_sends_check_nowhere(tmp_path, monkeypatch, content):
+    monkeypatch.setattr("amm.checking.try_loading", lambda library, folder: (None, "left out"))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    folder = save_folder(tmp_path / "model", WEIGHTS)
+    (folder / "provenance.json").write_text(json.dumps(content))
+    checks = {check.name: check for check in amm.check(folder).checks}
+    assert checks["weights"].ok and checks["names"].ok is None
+    assert "huggingface_hub" not in checks["names"].detail
