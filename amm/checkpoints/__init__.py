@@ -40,9 +40,12 @@ def open_checkpoint(path: str | Path, base: Checkpoint | None = None) -> Checkpo
     """
     folder = local_folder(path)
     try:
-        return _open(folder, base)
+        checkpoint = _open(folder, base)
     except OSError as error:
         raise InputError(f"{folder} can't be read ({error.strerror}); check its rights.") from None
+    if not any(0 not in checkpoint.shape(key) for key in checkpoint.keys()):
+        raise InputError(f"{folder} holds no weights: its files have no entries; copy it again.")
+    return checkpoint
 
 
 def _open(folder: Path, base: Checkpoint | None) -> Checkpoint:

@@ -431,6 +431,12 @@ def test_a_file_that_is_cut_short_while_it_is_open_is_an_error(tmp_path, reader)
         checkpoint.read("model.norm.weight")
 
 
+@pytest.mark.parametrize("weights", [{}, {"w": torch.ones(0, 5)}])
+def test_a_model_without_entries_is_an_error(tmp_path, weights):
+    with pytest.raises(InputError, match="holds no weights"):
+        open_checkpoint(save_folder(tmp_path / "model", weights))
+
+
 SMALL_FILES = ["config.json", "provenance.json", "model.safetensors.index.json"]
 
 
