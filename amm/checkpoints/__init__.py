@@ -12,6 +12,7 @@ from amm.checkpoints.fsdp import FsdpCheckpoint, find_rank_folder
 from amm.checkpoints.hf import HfCheckpoint, has_weights
 from amm.checkpoints.hub import local_folder
 from amm.checkpoints.lora import LoraCheckpoint, is_adapter, open_adapter, with_adapter
+from amm.checkpoints.moe import laid_out
 from amm.errors import InputError
 
 __all__ = ["Checkpoint", "FsdpCheckpoint", "HfCheckpoint", "LoraCheckpoint", "open_checkpoint"]
@@ -33,7 +34,8 @@ def open_checkpoint(path: str | Path, base: Checkpoint | None = None) -> Checkpo
             `global_step_N/actor`, or the folder of `model_world_size_W_rank_R.pt` itself, of verl
             or EasyR1, with or without LoRA; or, where there is no such path, a model of the Hugging
             Face Hub, `org/name` or `org/name@revision`.
-        base: the model that LoRA adapters were trained on.
+        base: the model that LoRA adapters were trained on, and whose layout of a mixture of experts
+            is given to the opened one's.
 
     Raises:
         InputError: nothing of the kind is there, or what is there is incomplete or damaged.
@@ -57,11 +59,12 @@ def _open(folder: Path, base: Checkpoint | None) -> Checkpoint:
             )
         return open_adapter(folder, base)
     if has_weights(folder):
-        return HfCheckpoint(folder)
-    rank_folder = find_rank_folder(folder)
-    if rank_folder is not None:
-        return with_adapter(FsdpCheckpoint(rank_folder), base)
-    raise InputError(_missing_weights(folder))
+        opened = HfCheckpoint(folder)
+    elif (rank_folder := find_rank_folder(folder)) is not None:
+        opened = with_adapter(FsdpCheckpoint(rank_folder), base)
+    else:
+        raise InputError(_missing_weights(folder))
+    return opened if base is None else laid_out(opened, base)
 
 
 def _missing_weights(path: Path) -> str:

@@ -58,6 +58,9 @@ _WRAPPER = re.compile(
 )
 """Of torch.compile, FSDP, activation checkpointing and DeepSpeed, anywhere in a name."""
 
+_MIXTRAL_BLOCK = ".block_sparse_moe."
+"""What Mixtral, Phi-MoE and MiniMax call `mlp` on disk, and in memory before transformers 5."""
+
 _RECOMPUTED = frozenset(
     (
         "inv_freq",
@@ -135,7 +138,7 @@ class Matching:
 
 def common_name(key: str) -> str:
     """The name under which all generations of transformers agree on a tensor."""
-    key = _WRAPPER.sub("", key)
+    key = _WRAPPER.sub("", key).replace(_MIXTRAL_BLOCK, ".mlp.")
     for prefix, common in RENAMED_PREFIXES.items():
         if key.startswith(prefix):
             return common + key.removeprefix(prefix)
