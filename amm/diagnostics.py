@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ class LayerFigures:
         experts: number of experts whose task vector isn't zero, K.
         rho: ρ = K · out / in. For ρ ≤ 1 the least loss is 0, and a small loss proves nothing.
         rms: common RMS of the task vectors that aren't zero, in units of the weights.
+        norm: ‖τ‖.
         norms: ‖τ_i‖ of every expert, in the order given; 0 where it left the layer as it was.
         norm_ratio: ‖τ‖ / ‖Σ τ_i‖.
         cosines: cos(τ, τ_i) of every expert; None where it left the layer as it was.
@@ -31,6 +34,7 @@ class LayerFigures:
     experts: int
     rho: float
     rms: float
+    norm: float
     norms: tuple[float, ...]
     norm_ratio: float
     cosines: tuple[float | None, ...]
@@ -70,11 +74,45 @@ def layer_figures(task_vectors: Tensor, tau: Tensor) -> LayerFigures:
         experts=count,
         rho=count * rows / columns,
         rms=rms,
+        norm=tau_norm.item(),
         norms=norms,
         norm_ratio=(tau_norm / start_norm).nan_to_num(0.0).item(),
         cosines=tuple(next(cosines) if norm > 0 else None for norm in norms),
         loss_before=_loss(start, vectors, alive),
         loss_after=_loss(tau, vectors, alive),
+    )
+
+
+def together(layers: Sequence[LayerFigures]) -> LayerFigures:
+    """Figures of several layers of one shape as of one whose blocks they are: norms and losses add
+    in squares and sums, K and ρ are the largest. Of one layer, its own.
+
+    Args:
+        layers: at least one.
+    """
+    if len(layers) == 1:
+        return layers[0]
+    experts, rms, taus, ratios = np.array(
+        [(layer.experts, layer.rms, layer.norm, layer.norm_ratio) for layer in layers]
+    ).T
+    norms = np.array([layer.norms for layer in layers])
+    cosines = np.array([layer.cosines for layer in layers], dtype=np.float64)
+    products = (np.nan_to_num(cosines) * norms * taus[:, None]).sum(axis=0)
+    starts = np.divide(taus, ratios, out=np.zeros_like(taus), where=ratios > 0)
+    norm, start, sides = (np.linalg.norm(each, axis=0) for each in (taus, starts, norms))
+    return LayerFigures(
+        experts=int(experts.max()),
+        rho=max(layer.rho for layer in layers),
+        rms=float(np.sqrt((experts * rms**2).sum() / experts.sum())),
+        norm=float(norm),
+        norms=tuple(sides.tolist()),
+        norm_ratio=float(norm / start) if start else 0.0,
+        cosines=tuple(
+            (float(product / (side * norm)) if norm else 0.0) if side else None
+            for product, side in zip(products, sides, strict=True)
+        ),
+        loss_before=sum(layer.loss_before for layer in layers),
+        loss_after=sum(layer.loss_after for layer in layers),
     )
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amm.checkpoints import open_checkpoint
-from amm.checkpoints.keys import MERGEABLE, align
+from amm.checkpoints import Checkpoint, open_checkpoint
+from amm.checkpoints.keys import MERGEABLE, align, matrices_of
 from amm.figures import draw_task_vectors, short_paths
 from amm.methods.descent import full_precision
 from amm.survey import Products, Surveyed, kind_of, survey, total
@@ -125,11 +125,10 @@ def inspect(
     for tensor in survey(origin, opened, names, deep=True):
         surveyed.append(tensor)
         if tensor.linear:
-            start = origin.read(tensor.name).float()
             ranks[tensor.name] = [
                 None
                 if own[tensor.name] is None
-                else rank(expert.read(own[tensor.name]).float() - start)
+                else _mean_rank(origin, tensor, expert, own[tensor.name])
                 for expert, own in zip(opened, names, strict=True)
             ]
         if progress is not None:
@@ -147,6 +146,14 @@ def inspect(
         ],
         layers=[_figures(t.name, [t.products], [ranks.get(t.name)]) for t in surveyed],
         linear_cosines=total(linear).cosines.tolist() if linear else [],
+    )
+
+
+def _mean_rank(base: Checkpoint, tensor: Surveyed, expert: Checkpoint, key: str) -> Rank | None:
+    """The mean over a stack's matrices, of which one is in memory at a time."""
+    return _mean(
+        rank((expert.read(key, rows).float() - base.read(tensor.name, rows).float()).flatten(0, -2))
+        for rows in matrices_of(tensor.shape)
     )
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _HEADS = ("classifier", "embed_out", "output_projection")
+_STACK = re.compile(r"(^|\.)(\w*experts|\w*moe)\.(.*\.)?(?!\w*bias)\w+$")
+_SECOND = re.compile(r"down|output|w2|fc2")
 _NUMBERED = re.compile(r"\.\d+\.")
 _SIZE_KEY = re.compile(r"(size|dim|model|embd|width|inner)$")
 
@@ -22,8 +24,9 @@ class Layout:
     """What a model's tensors are.
 
     Attributes:
-        matrices: weight of a linear layer → its (out, in).
-        transposed: those of them that are stored in × out, as GPT-2's Conv1D does.
+        matrices: weight of a linear layer → its (out, in); of a 3-D stack, in which a mixture keeps
+            its experts, that of each of them.
+        transposed: those of them that are stored in × out, as by GPT-2's Conv1D and Llama 4.
         embeddings: the vocabulary's embeddings.
         vocabulary: everything that has a row for each word: embeddings, heads and heads' biases.
     """
@@ -65,7 +68,9 @@ def layout(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> La
     other size there.
 
     A linear layer's bias is as long as its output, which tells out × in from in × out; a matrix
-    without one, or a square one, is taken to be like the others of its stack of layers.
+    without one, or a square one, is taken to be like the others of its stack of layers. The experts
+    of a mixture go from the hidden size up and back: what its two stacks have in common tells, and
+    else the width of the embedding.
 
     Args:
         shapes: name → shape, of all tensors.
@@ -84,7 +89,9 @@ def layout(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> La
 
     vocabulary = {name for name, shape in shapes.items() if of_vocabulary(name, shape)}
     linear = {n: (s[0], s[1]) for n, s in shapes.items() if is_linear(n, s) and n not in vocabulary}
-    transposed = _transposed(linear, shapes)
+    stacks = {n: s for n, s in shapes.items() if len(s) == 3 and _STACK.search(n)}
+    transposed = _transposed(linear, shapes) | _turned_stacks(stacks, {w for _, w in tables})
+    linear |= {n: (s[1], s[2]) for n, s in stacks.items()}
     return Layout(
         matrices={n: (s[1], s[0]) if n in transposed else s for n, s in linear.items()},
         transposed=transposed,
@@ -165,4 +172,29 @@ def _transposed(
     for stack in stacks.values():
         told = {turned for turned in stack.values() if turned is not None}
         found |= {n for n, turned in stack.items() if turned or (turned is None and told == {True})}
+    return frozenset(found)
+
+
+def _turned_stacks(stacks: Mapping[str, Sequence[int]], hidden: set[int]) -> frozenset[str]:
+    """The stacks whose matrices are stored in × out.
+
+    Args:
+        stacks: name → shape, experts × 2 dimensions.
+        hidden: widths of the model's embeddings.
+    """
+    mixtures: dict[str, dict[str, Sequence[int]]] = defaultdict(dict)
+    for name, shape in stacks.items():
+        module, _, part = name.removesuffix(".weight").rpartition(".")
+        mixtures[module][part] = shape[1:]
+    found: set[str] = set()
+    for module, parts in mixtures.items():
+        ups = [shape for part, shape in parts.items() if not _SECOND.search(part)]
+        downs = [shape for part, shape in parts.items() if _SECOND.search(part)]
+        plain = any(b == c and a % d == 0 for a, b in ups for c, d in downs if d)
+        turned = any(a == d and b % c == 0 for a, b in ups for c, d in downs if c)
+        if plain == turned:
+            plain = any(b in hidden for _, b in ups) or any(c in hidden for c, _ in downs)
+            turned = any(a in hidden for a, _ in ups) or any(d in hidden for _, d in downs)
+        if turned and not plain:
+            found |= {n for n in stacks if n.removesuffix(".weight").rpartition(".")[0] == module}
     return frozenset(found)

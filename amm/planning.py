@@ -494,18 +494,21 @@ def _plan_work(found: Plan, surveyed: Sequence[Surveyed], config: MergeConfig) -
         kinds[kind_of(entry.name), rule].append(entry.name)
     timer = Timer(experts, config)
     for (kind, rule), keys in kinds.items():
-        shapes = [job.matrix(key) or job.base.shape(key) for key in keys]
-        does = job.rule(keys[0])
-        seconds = 0.0
+        does, matrix, seconds = job.rule(keys[0]), job.matrix(keys[0]), 0.0
         if does.method is not None and rule != "unchanged":
-            seconds = sum(timer.seconds(does.method, does.settings, shape) for shape in shapes)
+            seconds = sum(
+                len(job.blocks(key)) * timer.seconds(does.method, does.settings, job.matrix(key))
+                if does.whole
+                else timer.seconds(does.method, does.settings, job.base.shape(key))
+                for key in keys
+            )
         found.kinds.append(
             KindPlan(
                 kind=kind,
                 count=len(keys),
                 shape=job.base.shape(keys[0]),
-                entries=sum(math.prod(shape) for shape in shapes),
-                rho=experts * shapes[0][0] / shapes[0][1] if job.matrix(keys[0]) else None,
+                entries=sum(math.prod(job.base.shape(key)) for key in keys),
+                rho=experts * matrix[0] / matrix[1] if matrix else None,
                 rule=rule,
                 seconds=seconds,
             )

@@ -183,6 +183,11 @@ def row_blocks(
     return [slice(at, min(at + rows, shape[0])) for at in range(0, shape[0], rows)]
 
 
+def matrices_of(shape: Sequence[int]) -> list[slice | None]:
+    """Slices of the first dimension with one matrix each: of a stack, several; [None] else."""
+    return [slice(at, at + 1) for at in range(shape[0])] if len(shape) == 3 else [None]
+
+
 def same_tensor(checkpoint: Checkpoint, one: str, other: str) -> bool:
     """Whether two tensors of a checkpoint have the same shape and entries."""
     return _equal(checkpoint, one, checkpoint, other)

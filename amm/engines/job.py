@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from amm.checkpoints import Checkpoint, open_checkpoint
-from amm.checkpoints.keys import MERGEABLE, match, row_blocks
+from amm.checkpoints.keys import MERGEABLE, match, matrices_of, row_blocks
 from amm.checkpoints.writer import Entry
 from amm.config import MergeConfig, size_text
 from amm.diagnostics import LayerFigures, layer_figures
@@ -157,7 +157,7 @@ class Job:
         return self._rules[name]
 
     def matrix(self, name: str) -> tuple[int, int] | None:
-        """out × in of a linear layer's weight; None of other tensors."""
+        """out × in of a linear layer's weight, or of each in a stack; None of other tensors."""
         return self.matching.layout.matrices.get(name)
 
     def _rule(self, name: str) -> Rule:
@@ -183,8 +183,11 @@ class Job:
         """The blocks of a tensor, in order."""
         shape = self._by_name[name].shape
         width = math.prod(shape[1:])
-        cuts = row_blocks(shape, self._block_entries, MULTIPLE)
-        if cuts == [None] or self.rule(name).whole:
+        if self.rule(name).whole:
+            cuts = matrices_of(shape)
+        else:
+            cuts = row_blocks(shape, self._block_entries, MULTIPLE)
+        if cuts == [None]:
             return [Block(name, None, 0, math.prod(shape))]
         return [
             Block(name, rows, rows.start * width, (rows.stop - rows.start) * width) for rows in cuts
@@ -387,8 +390,11 @@ class Job:
             yield (self.base, name) if own is None else (expert, own)
 
     def _oriented(self, block: Block, weights: Tensor) -> Tensor:
-        """out × in where in × out is stored, and the other way round."""
-        return weights.T if block.name in self.matching.layout.transposed else weights
+        """out × in where in × out is stored, and the other way round; the one matrix of a stack."""
+        if not self.rule(block.name).whole:
+            return weights
+        matrix = weights.flatten(0, -2)
+        return matrix.T if block.name in self.matching.layout.transposed else matrix
 
     def blame(self, block: Block) -> None:
         """Say which input has entries that aren't finite."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from amm.checkpoints.writer import SafetensorsWriter
-from amm.diagnostics import LayerFigures
+from amm.diagnostics import LayerFigures, together
 from amm.engines.job import Job, Merged
 from amm.engines.manifest import Manifest
 
@@ -24,7 +24,7 @@ class TensorReport:
             (no expert moved it).
         changed: entries that the merge moved, before rounding.
         kept: how many of them still differ from the base after rounding to the saved dtype.
-        layer: figures of a 2-D weight of a linear layer, where some expert moved it.
+        layer: figures of a linear layer's weight, or of all in a stack, where some expert moved it.
     """
 
     name: str
@@ -38,6 +38,7 @@ class TensorReport:
 class _Open:
     report: TensorReport
     moved: bool = False
+    layers: list[LayerFigures] = field(default_factory=list)
 
 
 @dataclass
@@ -92,13 +93,15 @@ class Recorder:
         tensor.moved |= merged.moved
         tensor.report.changed += merged.changed
         tensor.report.kept += merged.kept
-        tensor.report.layer = merged.layer
+        if merged.layer is not None:
+            tensor.layers.append(merged.layer)
         sides = self.job.sides.get(name, ())
         for side, data in zip(sides, merged.sides, strict=True):
             self.sides.append(side.name, data.data)
         if self.weights.append(name, merged.weights.data):
             if rule.method is not None and not tensor.moved:
                 tensor.report.rule = "unchanged"
+            tensor.report.layer = together(tensor.layers) if tensor.layers else None
             del self._open[name]
             self._complete(tensor.report)
 
