@@ -101,3 +101,33 @@ def test_a_bias_or_the_fused_attention_tells_in_by_out_and_square_ones_follow(bi
 def test_linear_layers_of_the_same_names_are_out_by_in():
     turned = {name: shape[::-1] for name, shape in GPT2.items()} | CONV1D_BIASES
     assert not layout(turned, {"model_type": "gpt2"}).transposed
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "hidden", "turned"),
+    [
+        ((12, 16), (16, 6), 16, False),  # gate and up in one: what both have in common tells
+        ((16, 12), (6, 16), 16, True),
+        ((16, 16), (16, 8), 16, False),  # square ones too
+        ((16, 16), (8, 16), 16, True),
+        ((6, 16), (16, 6), 16, False),  # without a gate the width of the embedding tells
+        ((16, 6), (6, 16), 16, True),
+    ],
+)
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
+        ("block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"),
+    ],
+)
+def test_stacks_of_a_mixture_are_matrices_that_go_up_and_back(
+    first, second, up, down, hidden, turned
+):
+    shapes = {"embed_tokens.weight": (40, hidden), first: (4, *up), second: (4, *down)}
+    found = layout(shapes | {"mlp.experts.gate_up_proj_bias": (4, up[0])}, {})
+    assert found.transposed == ({first, second} if turned else set())
+    assert found.matrices == {
+        first: up[::-1] if turned else up,
+        second: down[::-1] if turned else down,
+    }
