@@ -205,6 +205,18 @@ def test_far_going_layers_are_warned_of(pico, tmp_path):
     assert "times ‖Σ τ_i‖" in result.warnings[0]
 
 
+@pytest.mark.parametrize("method", ["dare", "emr"])
+def test_in_by_out_weights_are_merged_entry_by_entry_where_they_are(tmp_path, method):
+    key = "h.0.mlp.c_fc.weight"
+    base = {key: torch.randn(6, 20), "h.0.mlp.c_fc.bias": torch.zeros(20)}
+    moved = base | {key: base[key] + (torch.rand(6, 20) > 0.5) * 1e-2}
+    folders = [save_folder(tmp_path / str(i), weights) for i, weights in enumerate((base, moved))]
+    amm.merge(folders[0], folders[1:], output=tmp_path / "out", method=method)
+    merged = load_folder(tmp_path / "out")[key]
+    assert torch.all(merged[moved[key] == base[key]] == base[key][moved[key] == base[key]])
+    assert not torch.equal(merged, base[key])
+
+
 @pytest.mark.parametrize("method", ["amm", "mean", "tsv"])
 def test_in_by_out_weights_are_merged_as_the_transposes_of_out_by_in_ones(tmp_path, method):
     key, bias = "h.0.mlp.c_fc.weight", "h.0.mlp.c_fc.bias"
