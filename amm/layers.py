@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _HEADS = ("classifier", "embed_out", "output_projection")
-_STACK = re.compile(r"(^|\.)(\w*experts|\w*moe)\.(.*\.)?(?!\w*bias)\w+$")
-_SECOND = re.compile(r"down|output|w2|fc2")
+_SECOND = ("down", "output", "w2", "fc2")
 _NUMBERED = re.compile(r"\.\d+\.")
 _SIZE_KEY = re.compile(r"(size|dim|model|embd|width|inner)$")
 
@@ -89,7 +88,7 @@ def layout(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> La
 
     vocabulary = {name for name, shape in shapes.items() if of_vocabulary(name, shape)}
     linear = {n: (s[0], s[1]) for n, s in shapes.items() if is_linear(n, s) and n not in vocabulary}
-    stacks = {n: s for n, s in shapes.items() if len(s) == 3 and _STACK.search(n)}
+    stacks = {n: s for n, s in shapes.items() if len(s) == 3 and _is_stack(n)}
     transposed = _transposed(linear, shapes) | _turned_stacks(stacks, {w for _, w in tables})
     linear |= {n: (s[1], s[2]) for n, s in stacks.items()}
     return Layout(
@@ -175,6 +174,11 @@ def _transposed(
     return frozenset(found)
 
 
+def _is_stack(name: str) -> bool:
+    *module, last = _module(name).split(".")
+    return "bias" not in last and any(word.endswith(("experts", "moe")) for word in module)
+
+
 def _turned_stacks(stacks: Mapping[str, Sequence[int]], hidden: set[int]) -> frozenset[str]:
     """The stacks whose matrices are stored in × out.
 
@@ -184,17 +188,18 @@ def _turned_stacks(stacks: Mapping[str, Sequence[int]], hidden: set[int]) -> fro
     """
     mixtures: dict[str, dict[str, Sequence[int]]] = defaultdict(dict)
     for name, shape in stacks.items():
-        module, _, part = name.removesuffix(".weight").rpartition(".")
+        module, _, part = _module(name).rpartition(".")
         mixtures[module][part] = shape[1:]
     found: set[str] = set()
     for module, parts in mixtures.items():
-        ups = [shape for part, shape in parts.items() if not _SECOND.search(part)]
-        downs = [shape for part, shape in parts.items() if _SECOND.search(part)]
+        seconds = {part for part in parts if any(word in part for word in _SECOND)}
+        ups = [shape for part, shape in parts.items() if part not in seconds]
+        downs = [parts[part] for part in seconds]
         plain = any(b == c and a % d == 0 for a, b in ups for c, d in downs if d)
         turned = any(a == d and b % c == 0 for a, b in ups for c, d in downs if c)
         if plain == turned:
             plain = any(b in hidden for _, b in ups) or any(c in hidden for c, _ in downs)
             turned = any(a in hidden for a, _ in ups) or any(d in hidden for _, d in downs)
         if turned and not plain:
-            found |= {n for n in stacks if n.removesuffix(".weight").rpartition(".")[0] == module}
+            found |= {name for name in stacks if _module(name).rpartition(".")[0] == module}
     return frozenset(found)

@@ -11,7 +11,6 @@ and some models (Qwen3-VL-MoE, Llama 4, gpt-oss) are published with both transpo
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,11 +22,12 @@ from torch import Tensor
 from amm.checkpoints.base import Checkpoint
 from amm.checkpoints.keys import common_name
 
-_APART = re.compile(
-    r"(?P<at>.*\bexperts)\.(?P<number>\d+)\.(?P<part>gate_proj|up_proj|down_proj|w[123])\.weight"
-)
-_FUSED = re.compile(r"(?P<at>.*\bexperts)\.(?P<part>gate_up_proj|up_proj|down_proj)(\.weight)?")
 _PARTS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
+_APART = ("gate_proj", "up_proj", "down_proj")
+_FUSED = ("gate_up_proj", "up_proj", "down_proj")
+
+
+_NUMBERS = frozenset(map(str, range(10_000)))
 
 
 @dataclass(frozen=True)
@@ -135,15 +135,18 @@ def _mixtures(checkpoint: Checkpoint) -> dict[str, _Mixture]:
     """Common name of the module → its experts."""
     mixtures: dict[str, _Mixture] = defaultdict(lambda: _Mixture({}, {}))
     for key in checkpoint.keys():
-        if "experts." not in key:
-            continue
-        name, dimensions = common_name(key), len(checkpoint.shape(key))
-        if dimensions == 2 and (match := _APART.fullmatch(name)):
-            part = _PARTS.get(match["part"], match["part"])
-            mixtures[match["at"]].apart[int(match["number"]), part] = key
-        elif dimensions == 3 and (match := _FUSED.fullmatch(name)):
-            mixtures[match["at"]].fused[match["part"]] = key
+        module, _, part = common_name(key).removesuffix(".weight").rpartition(".")
+        at, _, number = module.rpartition(".")
+        part, dimensions = _PARTS.get(part, part), len(checkpoint.shape(key))
+        if _holds_experts(module) and dimensions == 3 and part in _FUSED:
+            mixtures[module].fused[part] = key
+        elif _holds_experts(at) and dimensions == 2 and part in _APART and number in _NUMBERS:
+            mixtures[at].apart[int(number), part] = key
     return mixtures
+
+
+def _holds_experts(module: str) -> bool:
+    return module.rpartition(".")[2] == "experts"
 
 
 def _fuse(checkpoint: Checkpoint, mine: _Mixture, base: Checkpoint, wanted: _Mixture) -> _Made:
