@@ -125,9 +125,9 @@ def test_naming_two_options_in_a_row_is_never_right(one, other):
 
 
 def test_a_degenerate_answer_costs_no_time():
-    start = time.perf_counter()
+    start = time.process_time()
     choice.letter("The answer is A" + " ," * 5000)
     choice.letter("A or " * 5000)
     choice.letter("not A, " * 5000)
     choice.letter("(" * 20000)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

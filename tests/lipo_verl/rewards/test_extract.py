@@ -84,7 +84,7 @@ def test_final_answer(response, how, answer):
 
 
 def test_a_degenerate_response_costs_no_time():
-    start = time.perf_counter()
+    start = time.process_time()
     for response in ("\\boxed{" * 20000, "answer" + " " * 50000, "<answer>" * 20000, "\\" * 50000):
         assert final_answer(response) is None
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

@@ -47,8 +47,8 @@ def test_wrappers_go_and_other_braces_stay(text):
 
 
 def test_time_grows_with_the_length_however_deep_the_nesting():
-    start = time.perf_counter()
+    start = time.process_time()
     assert forms.level("\\text{" * 20_000 + "5" + "}" * 20_000) == "5"
     for text in ("\\text{" * 20_000, "{" * 50_000, "$" * 50_000, "\\left" * 20_000):
         forms.level(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
