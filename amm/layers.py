@@ -175,8 +175,15 @@ def _transposed(
 
 
 def _is_stack(name: str) -> bool:
-    *module, last = _module(name).split(".")
-    return "bias" not in last and any(word.endswith(("experts", "moe")) for word in module)
+    module, part = _parts(name)
+    words = module.split(".")
+    return "bias" not in part and any(word.endswith(("experts", "moe")) for word in words)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Of `mlp.experts.down_proj`, also with `.weight`: `mlp.experts` and `down_proj`."""
+    module, _, part = name.removesuffix(".weight").rpartition(".")
+    return module, part
 
 
 def _turned_stacks(stacks: Mapping[str, Sequence[int]], hidden: set[int]) -> frozenset[str]:
@@ -188,7 +195,7 @@ def _turned_stacks(stacks: Mapping[str, Sequence[int]], hidden: set[int]) -> fro
     """
     mixtures: dict[str, dict[str, Sequence[int]]] = defaultdict(dict)
     for name, shape in stacks.items():
-        module, _, part = _module(name).rpartition(".")
+        module, part = _parts(name)
         mixtures[module][part] = shape[1:]
     found: set[str] = set()
     for module, parts in mixtures.items():
@@ -201,5 +208,5 @@ def _turned_stacks(stacks: Mapping[str, Sequence[int]], hidden: set[int]) -> fro
             plain = any(b in hidden for _, b in ups) or any(c in hidden for c, _ in downs)
             turned = any(a in hidden for a, _ in ups) or any(d in hidden for _, d in downs)
         if turned and not plain:
-            found |= {name for name in stacks if _module(name).rpartition(".")[0] == module}
+            found |= {name for name in stacks if _parts(name)[0] == module}
     return frozenset(found)
