@@ -14,7 +14,7 @@ _TOOLS = (
     ),
     (
         ("dist_ckpt",),
-        "It is a checkpoint of verl's Megatron backend: convert it with"
+        "It is a checkpoint of verl's Megatron backend; convert it with"
         " `python -m verl.model_merger merge --backend megatron --local_dir …/actor --target_dir"
         " OUTPUT`, and give the result.",
     ),
