@@ -13,6 +13,7 @@ from amm.checkpoints.hf import HfCheckpoint, has_weights
 from amm.checkpoints.hub import local_folder
 from amm.checkpoints.lora import LoraCheckpoint, is_adapter, open_adapter, with_adapter
 from amm.checkpoints.moe import laid_out
+from amm.checkpoints.quantised import check_not_quantised
 from amm.errors import InputError
 
 __all__ = ["Checkpoint", "FsdpCheckpoint", "HfCheckpoint", "LoraCheckpoint", "open_checkpoint"]
@@ -60,6 +61,7 @@ def _open(folder: Path, base: Checkpoint | None) -> Checkpoint:
         return open_adapter(folder, base)
     if has_weights(folder):
         opened = HfCheckpoint(folder)
+        check_not_quantised(opened)
     elif (rank_folder := find_rank_folder(folder)) is not None:
         opened = with_adapter(FsdpCheckpoint(rank_folder), base)
     else:
