@@ -49,6 +49,7 @@ def is_linear(name: str, shape: Sequence[int]) -> bool:
     words = name.split(".")
     return (
         len(shape) == 2
+        and 0 not in shape
         and words[-1] == "weight"
         and not any("embed" in word or "norm" in word for word in words)
         and not {"lm_head", "wpe", "codebook"}.intersection(words)
@@ -88,7 +89,7 @@ def layout(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> La
 
     vocabulary = {name for name, shape in shapes.items() if of_vocabulary(name, shape)}
     linear = {n: (s[0], s[1]) for n, s in shapes.items() if is_linear(n, s) and n not in vocabulary}
-    stacks = {n: s for n, s in shapes.items() if len(s) == 3 and _is_stack(n)}
+    stacks = {n: s for n, s in shapes.items() if len(s) == 3 and 0 not in s and _is_stack(n)}
     transposed = _transposed(linear, shapes) | _turned_stacks(stacks, {w for _, w in tables})
     linear |= {n: (s[1], s[2]) for n, s in stacks.items()}
     return Layout(

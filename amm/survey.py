@@ -151,13 +151,13 @@ def survey(
         deep: read everything, not a sample of at most about `SAMPLE_ENTRIES` a tensor.
 
     Yields:
-        One result for each tensor that can be merged, in the base's order.
+        One result for each tensor with entries that can be merged, in the base's order.
     """
     matrices = layout_of(base).matrices
     for key in base.keys():
-        if base.dtype(key) not in MERGEABLE or not all(key in own for own in names):
-            continue
         shape = base.shape(key)
+        if base.dtype(key) not in MERGEABLE or 0 in shape or not all(key in own for own in names):
+            continue
         parts = row_blocks(shape, READ_ENTRIES) if deep else sampled_rows(shape)
         blocks = (
             products(

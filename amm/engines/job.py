@@ -161,7 +161,7 @@ class Job:
         return self.matching.layout.matrices.get(name)
 
     def _rule(self, name: str) -> Rule:
-        if self.base.dtype(name) not in MERGEABLE:
+        if self.base.dtype(name) not in MERGEABLE or 0 in self.base.shape(name):
             return Rule("unchanged")
         if self.method.tensors == "all" or self.matrix(name):
             return Rule(self.method.name, self.method, self.settings)

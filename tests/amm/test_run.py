@@ -10,7 +10,7 @@ import pytest
 import torch
 from method_cases import in_blocks
 from pico_models import OTHER_FILES, SHAPES, load_folder, pico_weights, save_folder
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import amm
 from amm.checkpoints import writer
@@ -18,7 +18,7 @@ from amm.diagnostics import layer_figures
 from amm.engines import job, pages
 from amm.layers import is_linear
 from amm.loops import kernel
-from amm.methods import Method, get_method, registry
+from amm.methods import Method, get_method, method_names, registry
 from amm.methods.registry import Kernel, SideEntry, SideFile
 from amm.settings import Settings
 
@@ -474,3 +474,27 @@ def test_methods_get_the_place_and_statistics_and_leave_a_side_file(
         tau = vectors[0] / vectors.abs().sum()
         torch.testing.assert_close(merged[key], start[key] + tau, rtol=1e-5, atol=1e-7)
         assert torch.equal(signs[key + ".sign"], tau.sign().to(torch.int8).flatten())
+
+
+@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_tensors_without_entries_or_dimensions_are_merged(tmp_path, method, dtype):
+    weights = {
+        "model.layers.0.mlp.up_proj.weight": torch.eye(4, dtype=dtype),
+        "model.layers.0.mlp.unused.weight": torch.zeros(0, 4, dtype=dtype),
+        "model.layers.0.mlp.down_proj.weight": torch.zeros(4, 0, dtype=dtype),
+        "model.layers.0.empty": torch.zeros(0, dtype=dtype),
+        "logit_scale": torch.tensor(2.5, dtype=dtype),
+    }
+    for name, shift in (("base", 0.0), ("expert", 0.5)):
+        (tmp_path / name).mkdir()
+        moved = {key: value + shift for key, value in weights.items()}
+        save_file(moved, tmp_path / name / "model.safetensors")
+    models = tmp_path / "base", [tmp_path / "expert"]
+    assert amm.plan(*models, method=method).ok
+    assert amm.inspect(*models).layers
+    amm.merge(*models, output=tmp_path / "merged", method=method)
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {k: (v.shape, v.dtype) for k, v in merged.items()} == {
+        k: (v.shape, v.dtype) for k, v in weights.items()
+    }
