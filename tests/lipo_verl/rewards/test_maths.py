@@ -155,6 +155,7 @@ DIFFERENT = {
         ("3 12/5", "3"),
         (r"7 \begin{y}", "7"),
         (r"2, 4, \ldots, 2n", r"2, 4, 6, \ldots, 4n"),
+        (r"5\ldots", "5"),
     ],
     "units": [
         ("7 cm", "7 m"),
