@@ -11,17 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from amm.checkpoints import Checkpoint, open_checkpoint
 from amm.checkpoints.donor import CONFIG_FILE, dtypes_of, holds, main_dtype, same_but_dtypes
 from amm.checkpoints.files import is_there, read_json, read_small
 from amm.checkpoints.hf import INDEX_FILE
-from amm.checkpoints.keys import EMBEDDING, HEAD, by_common_name, row_blocks, same_tensor
+from amm.checkpoints.keys import (
+    BLOCK_ENTRIES,
+    EMBEDDING,
+    HEAD,
+    by_common_name,
+    row_blocks,
+    same_tensor,
+)
+from amm.engines.job import is_finite
+from amm.engines.pages import MappedPages
 from amm.errors import InputError, shown
 from amm.loads import try_loading
 from amm.report import PROVENANCE_FILE
 
 SHOWN = 5
+
+_MAPPED = 2**30
+"""Bytes of the model's mapped pages that are kept while all entries are looked at."""
 
 
 @dataclass(frozen=True)
@@ -196,14 +209,23 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def _finite(merged: Checkpoint) -> Check:
-    wrong = []
+    wrong, pages = [], MappedPages(merged.files(), _MAPPED)
     for key in merged.keys():
         for rows in row_blocks(merged.shape(key)):
-            values = merged.read(key, rows)
-            if values.is_floating_point() and not torch.isfinite(values.float()).all():
+            block = merged.read(key, rows)
+            if block.is_floating_point() and not _all_finite(block, pages):
                 wrong.append(f"{key} has NaN or infinite entries")
                 break
     return _result("finite", wrong, "all entries")
+
+
+def _all_finite(block: Tensor, pages: MappedPages) -> bool:
+    """In pieces, as rows may be long."""
+    for piece in block.flatten().split(BLOCK_ENTRIES):
+        pages.count(piece.nbytes)
+        if not is_finite(piece):
+            return False
+    return True
 
 
 def _tied(config: dict[str, Any], merged: Checkpoint) -> Check:

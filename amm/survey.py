@@ -160,16 +160,28 @@ def survey(
             continue
         parts = row_blocks(shape, READ_ENTRIES) if deep else sampled_rows(shape)
         blocks = (
-            products(
-                base.read(key, rows),
-                [
-                    base.read(key, rows) if own[key] is None else expert.read(own[key], rows)
-                    for expert, own in zip(experts, names, strict=True)
-                ],
-            )
+            products(origin, trained)
             for rows in parts
+            for origin, *trained in _pieces(
+                [
+                    base.read(key, rows),
+                    *(
+                        base.read(key, rows) if own[key] is None else expert.read(own[key], rows)
+                        for expert, own in zip(experts, names, strict=True)
+                    ),
+                ],
+                deep,
+            )
         )
         yield Surveyed(key, shape, total(blocks), key in matrices)
+
+
+def _pieces(blocks: Sequence[Tensor], deep: bool) -> Iterator[tuple[Tensor, ...]]:
+    """The models' blocks, whose rows may be long, in pieces; for a sample the first ones."""
+    flat = [block.flatten() for block in blocks]
+    if not deep:
+        flat = [entries[:SAMPLE_ENTRIES] for entries in flat]
+    return zip(*(entries.split(READ_ENTRIES) for entries in flat), strict=True)
 
 
 def total(parts: Iterable[Products]) -> Products:

@@ -226,7 +226,7 @@ class Job:
         if self.rule(block.name).method is None:
             if base.dtype not in MERGEABLE:
                 self._check_same(block, base)
-            elif not _is_finite(base):
+            elif not is_finite(base):
                 raise InputError(_not_finite(self.base, block.name))
             return Inputs(base, base, None, False)
         if not self.rule(block.name).whole:
@@ -240,7 +240,7 @@ class Job:
         vectors = torch.empty(len(self.experts), *start.shape, dtype=self.dtype)
         for vector, weights in zip(vectors, self._expert_weights(block), strict=True):
             vector.copy_(self._oriented(block, weights)).sub_(start)
-        if not _is_finite(vectors):
+        if not is_finite(vectors):
             self.blame(block)
         return Inputs(base, start, vectors, bool(vectors.any()))
 
@@ -399,7 +399,7 @@ class Job:
     def blame(self, block: Block) -> None:
         """Say which input has entries that aren't finite."""
         for checkpoint, key in [(self.base, block.name), *self._sources(block.name)]:
-            if not _is_finite(checkpoint.read(key, block.rows)):
+            if not is_finite(checkpoint.read(key, block.rows)):
                 raise InputError(_not_finite(checkpoint, key))
         raise InputError(
             f"{block.name}: differences from the base don't fit {self.dtype};"
@@ -422,7 +422,7 @@ class Job:
 
     def _rounded(self, entry: Entry, values: Tensor) -> Tensor:
         rounded = values.to(entry.dtype)
-        if not _is_finite(rounded):
+        if not is_finite(rounded):
             raise InputError(_does_not_fit(entry))
         return rounded
 
@@ -450,7 +450,7 @@ class _Blocks:
             yield block.size
 
 
-def _is_finite(values: Tensor) -> bool:
+def is_finite(values: Tensor) -> bool:
     """In one quick pass: a sum with an infinity or NaN isn't finite; one that overflows is rare."""
     return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 

@@ -20,7 +20,6 @@ so merge with `save_dtype: float32`; bf16 would round small changes away.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,10 +172,11 @@ def _factor(side: safe_open, names: list[str], expert: int, folder: Path) -> flo
 
 
 def _base_of(folder: Path) -> Path:
+    from amm.checkpoints.files import read_json
+
     try:
-        content = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        return Path(content["config"]["base"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Path(read_json(folder / "provenance.json", "a merge's report")["config"]["base"])
+    except (InputError, KeyError, TypeError):
         raise InputError(
             f"{folder} has no provenance.json that names the base; give base=…"
         ) from None

@@ -5,8 +5,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pico_models import load_folder
+from pico_models import load_folder, save_folder
 
+from amm import survey as survey_module
 from amm.checkpoints import open_checkpoint
 from amm.checkpoints.keys import align
 from amm.survey import group_of, kind_of, layer_of, products, sampled_rows, survey, total
@@ -104,3 +105,26 @@ def test_names_are_grouped(name, group, kind, layer):
     assert group_of(name) == group
     assert kind is None or kind_of(name) == kind
     assert layer_of(name) == layer
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_row_of_any_length_is_measured_in_pieces(tmp_path, monkeypatch, deep):
+    monkeypatch.setattr(survey_module, "SAMPLE_ENTRIES", 40)
+    monkeypatch.setattr(survey_module, "READ_ENTRIES", 16)
+    seen = []
+    measure = survey_module.products
+    monkeypatch.setattr(
+        survey_module,
+        "products",
+        lambda *models: seen.append(models[0].numel()) or measure(*models),
+    )
+    shape = (3, 100)
+    models = [{"a.weight": draw(*shape, seed=seed)} for seed in (0, 1)]
+    opened = [
+        open_checkpoint(save_folder(tmp_path / str(i), weights)) for i, weights in enumerate(models)
+    ]
+    (found,) = survey(opened[0], opened[1:], align(opened[0], opened[1:]), deep=deep)
+    assert max(seen) == 16 and found.products.read == (300 if deep else 40)
+    if deep:
+        whole = measure(models[0]["a.weight"], [models[1]["a.weight"]])
+        torch.testing.assert_close(found.products.gram, whole.gram)
