@@ -113,8 +113,8 @@ def moved(task_vectors: Tensor) -> Tensor:
 
 
 def squarable(task_vectors: Tensor, unit: float) -> Tensor:
-    """The task vectors, in float64 if their RMS, `unit`, is too small for float32's squares."""
-    return task_vectors.double() if unit < 1e-12 else task_vectors
+    """The task vectors, in float64 if float32 can't hold the squares of their RMS, `unit`."""
+    return task_vectors if 1e-12 < unit < 1e12 else task_vectors.double()
 
 
 def common_rms(task_vectors: Tensor) -> float:

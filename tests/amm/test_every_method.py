@@ -51,6 +51,14 @@ def test_scaling_the_experts_scales_the_merge(name, shape, seed, factor):
     close(run(name, factor * vectors), factor * run(name, vectors), 1e-6)
 
 
+@every
+@pytest.mark.parametrize("factor", [1e-35, 1e-25, 1e25, 1e35])
+def test_float32_is_no_limit_to_the_scale(name, factor):
+    vectors = draw((3, 4, 12), 0)
+    merged = run(name, (factor * vectors).float()).double()
+    close(merged, factor * run(name, vectors), 1e-4)
+
+
 @pytest.mark.parametrize("name", [n for n in MATRIX + ELEMENTWISE if n != "dare"])
 @given(shapes, seeds, st.randoms(use_true_random=False))
 def test_order_of_experts_does_not_matter(name, shape, seed, random):
