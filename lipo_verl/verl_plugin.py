@@ -223,7 +223,8 @@ def _columns_of(batch: Any, rollout: Any) -> dict[str, ndarray]:
     reasons = np.full(len(batch.keys), None)
     for row, fields in zip(real, told, strict=True):
         tag = batch.tags[row]
-        cut = tag["response_len"] >= rollout.response_length or tag["seq_len"] >= longest
+        cut = tag.get("response_len", 0) >= rollout.response_length
+        cut = cut or tag.get("seq_len", 0) >= longest
         given = (reason for reason in map(fields.get, _FINISH_REASONS) if reason in _KNOWN_REASONS)
         reasons[row] = next(given, "length" if cut else None)
     return columns | {"finish_reason": reasons}
