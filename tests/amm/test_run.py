@@ -21,6 +21,7 @@ from amm.loops import kernel
 from amm.methods import Method, get_method, method_names, registry
 from amm.methods.registry import Kernel, SideEntry, SideFile
 from amm.settings import Settings
+from amm.text import markdown
 
 
 def in_memory(base, experts, method, parameters, dtype=torch.float32, saved=None):
@@ -268,7 +269,7 @@ def test_a_part_is_merged_as_if_the_base_filled_it_up_and_the_card_lists_it(pico
     assert all(torch.equal(one[key], other[key]) for key in SHAPES)
     (warning,) = (w for w in result.warnings if str(part) in w)
     assert "1 of 8 tensors are carried over from the base: visual.* (1)" in warning
-    assert warning in (tmp_path / "a" / "README.md").read_text()
+    assert markdown(warning) in (tmp_path / "a" / "README.md").read_text()
 
 
 def test_report_is_the_same_for_the_same_inputs_and_has_the_figures(pico, tmp_path):
