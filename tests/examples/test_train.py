@@ -14,6 +14,7 @@ from examples.quickstart.data import write_splits
 from examples.quickstart.run import BASE
 from examples.quickstart.tasks import TASKS
 from examples.quickstart.train import Run, TrainingFailed, curve, train
+from examples.tiny_r1v.launch.resume import last_step
 
 pytestmark = pytest.mark.real_stack
 
@@ -141,10 +142,8 @@ def test_a_misspelt_setting_stops_the_run_before_ray_starts(data: Path, tmp_path
 def test_a_cut_metrics_line_and_a_half_written_tracker_are_not_taken_for_whole(
     tmp_path: Path,
 ) -> None:
-    from examples.quickstart.train import _last_step
-
     whole = json.dumps({"step": 1, "data": {"x": 1.0}})
     (tmp_path / "metrics-from-0.jsonl").write_text(whole + '\n{"step": 2, "da')
     assert curve(tmp_path) == [{"step": 1, "x": 1.0}]
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("")
-    assert _last_step(tmp_path) == 0
+    assert last_step("verl", tmp_path) == 0
