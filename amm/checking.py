@@ -113,8 +113,10 @@ def check(output: str | Path, base: str | Path | None = None) -> CheckResult:
         _tied(config, merged),
         _copied(folder, provenance),
     ]
+    sound = all(found.ok is not False for found in checks)
     for library in ("transformers", "vllm"):
-        checks.append(Check(f"loads in {library}", *try_loading(library, folder)))
+        tried = try_loading(library, folder) if sound else (None, "not tried: mend the above first")
+        checks.append(Check(f"loads in {library}", *tried))
     return CheckResult(folder, checks)
 
 

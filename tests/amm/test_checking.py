@@ -89,6 +89,17 @@ def test_a_changed_file_is_found(merged):
     assert found.ok is False and "tokenizer.json" in found.detail
 
 
+def test_libraries_are_tried_on_what_is_sound_so_far(merged, monkeypatch):
+    tried = []
+    monkeypatch.setattr(
+        "amm.checking.try_loading", lambda library, folder: tried.append(library) or (True, "loads")
+    )
+    assert results(merged)["loads in vllm"].ok and tried == ["transformers", "vllm"]
+    (merged / "tokenizer.json").write_bytes(b"other")
+    found = results(merged)["loads in vllm"]
+    assert found.ok is None and "mend the above first" in found.detail and len(tried) == 2
+
+
 def test_a_saved_dtype_is_expected(pico, tmp_path, monkeypatch):
     monkeypatch.setattr("amm.checking.try_loading", lambda library, folder: (None, "left out"))
     amm.merge(*pico, output=tmp_path / "out", method="mean", save_dtype="float32")
