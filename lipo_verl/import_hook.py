@@ -1,7 +1,6 @@
 """Callbacks that run right after a module was imported, whoever imports it.
 
-Standard library only, and little of that: it runs at the start of every interpreter where
-:mod:`lipo_verl.easyr1.switch` is on.
+Standard library only, and little of that: it runs in every process that imports a trainer.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ def after_import(module_name: str, callback: Callable[[ModuleType], object]) -> 
         callback(import_module(module_name))  # waits where another thread is still importing it
         return
     _callbacks.setdefault(module_name, []).append(callback)
-    if _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)
+    if finder not in sys.meta_path:
+        sys.meta_path.insert(0, finder)
 
 
 class _Finder:
@@ -70,4 +69,5 @@ class _Loader:
         _callbacks.pop(module.__name__, None)
 
 
-_finder = _Finder()
+finder = _Finder()
+"""The one on ``sys.meta_path``."""

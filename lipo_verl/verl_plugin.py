@@ -1,33 +1,42 @@
-"""LIPO inside verl. verl imports this module in every process: it is its entry point for plug-ins.
+"""LIPO inside verl. It is loaded at ``import verl``, in every process, by :mod:`lipo_verl.hook`;
+from 0.9 on it is verl's entry point for plug-ins as well.
 
-What it touches in verl, each seen in 0.9.1:
+What it touches in verl, each where there is one; "all" is 0.5.0 to 0.10.0.dev:
 
-- ``core_algos.register_adv_est("lipo")``: verl's own registry.
-- ``verl.utils.device.auto_set_device``, which every entry point calls first, and
-  ``verl.utils.config.validate_config``, which not all of them call, are wrapped, so that a wrong
-  setting stops the run before Ray starts, and LIPO learns the response budget. Where neither was
-  called, the first advantage makes up for it. Goes away when verl lets an estimator check its
-  settings.
-- ``ray_trainer.compute_advantage``: is wrapped, because an estimator sees neither the parts of the
-  reward nor the attention mask. Goes away when verl hands it the batch.
-- ``PPOTrainer._compute_advantage`` of the v1 trainer is wrapped, to bring the parts of the reward
-  there as well; ``compute_advantage_for_multi_trajectories``, because verl narrows a session of
-  several outputs to its last one for GRPO alone. Goes away when verl does so for every estimator.
-- ``replay_buffer`` of the v1 trainer: see :mod:`lipo_verl.rewards.stop`.
-- ``verl.trainer.ppo.metric_utils.compute_data_metrics`` is wrapped, so that ``lipo/...`` and, with
-  any estimator, ``reward/...`` reach the ordinary logger. Goes away when an estimator may return
-  metrics, and when verl logs the reward's parts in training.
+- ``core_algos.register_adv_est("lipo")`` (all): verl's own registry.
+- ``hydra.main`` (all) and ``verl.utils.config.validate_config`` (from 0.6, up to 0.7 inside Ray)
+  are wrapped, so that a wrong setting, and a verl in which LIPO does not work, stop the run before
+  Ray starts, and LIPO learns the response budget. Where neither was called, the first advantage
+  makes up for it. Goes away when verl lets an estimator check its settings.
+- ``ray_trainer.compute_advantage`` (all) is wrapped, because an estimator sees neither the parts
+  of the reward nor the attention mask. Goes away when verl hands it the batch.
+- ``ray_trainer.RayPPOTrainer.__init__`` (0.5) is wrapped, because it refuses estimators that it
+  does not know. Goes away with 0.5.
+- ``PPOTrainer._compute_advantage`` of the v1 trainer (from 0.9; in 0.8 of ``main_ppo_sync``) is
+  wrapped, to bring the parts of the reward there as well;
+  ``compute_advantage_for_multi_trajectories``, because verl narrows a session of several outputs to
+  its last one for GRPO alone. 0.8 runs that program as ``__main__``, which no import hook sees: it
+  is patched when its main begins. Goes away when verl does so for every estimator.
+- ``replay_buffer`` of the v1 trainer (from 0.9): see :mod:`lipo_verl.rewards.stop`.
+- ``verl.trainer.ppo.metric_utils.compute_data_metrics`` (all) is wrapped, so that ``lipo/...`` and,
+  with any estimator, ``reward/...`` reach the ordinary logger. Goes away when an estimator may
+  return metrics, and when verl logs the reward's parts in training.
 
-An unknown version of verl is left as it is, and a run that asks for LIPO there is refused.
+A run that asks for LIPO is refused in a verl that lacks what LIPO cannot do without, or fails the
+trial of :mod:`lipo_verl.probe`. An import of verl's own modules must not fail because of LIPO, and
 verl only logs an exception of a plug-in at debug level, so nothing here may raise by accident.
 """
 
 import functools
+import importlib
+import inspect
 import logging
 import os
+import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -36,6 +45,7 @@ from numpy import ndarray
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
+from lipo_verl import probe
 from lipo_verl.batch import ACCURACY, Group, reaches, token_advantages
 from lipo_verl.config import LipoConfig, LipoSetupError
 from lipo_verl.import_hook import after_import
@@ -44,7 +54,8 @@ from lipo_verl.rewards import stop
 
 logger = logging.getLogger(__name__)
 
-KNOWN_VERSIONS = ("0.9.",)
+_lacking: list[str] = []
+"""What keeps LIPO from working in this verl, each a sentence's end after "verl"."""
 
 _groups: deque[Group] = deque(maxlen=MOST_KEPT)
 """The groups of the batches whose metrics were not taken yet, the newest first; asynchronous
@@ -340,33 +351,102 @@ def _hand_over_budget(config: Any) -> None:
         config.algorithm.lipo = OmegaConf.merge(budget, given)
 
 
-def _register() -> None:
-    from verl.trainer.ppo import core_algos, metric_utils
-    from verl.utils import config as verl_config
-    from verl.utils import device
+def _start(config: Any) -> None:
+    """What comes before a run's first process; config: as of :func:`check_launch`.
 
-    known = verl.__version__.startswith(KNOWN_VERSIONS)
-    validate_config = verl_config.validate_config
-    auto_set_device = device.auto_set_device
-    compute_data_metrics = metric_utils.compute_data_metrics
+    Raises LipoSetupError also for a verl in which LIPO does not work.
+    """
+    if OmegaConf.select(config, "algorithm.adv_estimator") == "lipo":
+        _refuse_other_verls()
+    _launch(config)
+
+
+@functools.cache
+def _refuse_other_verls() -> None:
+    """Tries LIPO in this verl. Raises LipoSetupError; warns of a version that was not tested."""
+    faults = _lacking or [*filter(None, [_trial()])]
+    if faults:
+        raise LipoSetupError(
+            f"LIPO does not work in verl {verl.__version__}, which {'; which '.join(faults)}. "
+            f"lipo_verl was tested with {probe.TESTED_TEXT}: install one of them, or, where yours "
+            "is newer, a newer lipo_verl."
+        )
+    if not verl.__version__.startswith(probe.TESTED):
+        logger.warning(
+            "lipo_verl was tested with %s, and this is verl %s. It passed a trial: watch the first "
+            "steps.",
+            probe.TESTED_TEXT,
+            verl.__version__,
+        )
+
+
+def _trial() -> str | None:
+    """What is wrong with LIPO in this verl, as of ``probe.fault``."""
+    try:
+        ray_trainer = importlib.import_module("verl.trainer.ppo.ray_trainer")
+    except Exception as error:
+        return f"cannot import its ray_trainer ({type(error).__name__}: {error})"
+    if _lacking:  # what the hooks found in it
+        return _lacking[0]
+    settings = LipoConfig()
+    algorithm = OmegaConf.create({"adv_estimator": "lipo", "lipo": {}})
+    _parsed[:] = [(algorithm, settings)]  # not to be announced
+    try:
+        return probe.fault(
+            ray_trainer.compute_advantage,
+            "lipo",
+            algorithm,
+            lambda *batch: token_advantages(*batch, settings)[0],
+        )
+    finally:
+        _parsed.clear()
+        _groups.clear()
+        _parts.clear()
+
+
+def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
+    """Replaces ``owner.name`` by what ``wrapper`` makes of it: once, and where there is one."""
+    function = getattr(owner, name, None)
+    if function is not None and not hasattr(function, "lipo_verl"):
+        wrapped = wrapper(function)
+        wrapped.lipo_verl = True
+        setattr(owner, name, wrapped)
+
+
+def _with_start(validate_config: Any) -> Any:
+    """verl's ``validate_config`` with LIPO's checks before it."""
 
     @functools.wraps(validate_config)
     def validate_config_and_lipo(config: Any, *args: Any, **kwargs: Any) -> None:
-        if config.algorithm.adv_estimator == "lipo" and not known:
-            raise LipoSetupError(
-                f"lipo_verl does not know verl {verl.__version__}; it was made for "
-                f"{', '.join(v + 'x' for v in KNOWN_VERSIONS)}. Install a known version, or a "
-                "newer lipo_verl."
-            )
-        _launch(config)
+        _start(config)
         validate_config(config, *args, **kwargs)
 
-    @functools.wraps(auto_set_device)
-    def auto_set_device_and_launch(config: Any) -> None:
-        auto_set_device(config)
-        if isinstance(config, DictConfig):  # of any program of verl's
-            _launch(config)
+    return validate_config_and_lipo
 
+
+def _main_with_start(main: Any) -> Any:
+    """``hydra.main`` whose programs begin with LIPO's checks, if they have an estimator to set."""
+
+    @functools.wraps(main)
+    def main_and_lipo(*args: Any, **kwargs: Any) -> Any:
+        decorate = main(*args, **kwargs)
+
+        def decorate_checked(program: Any) -> Any:
+            @functools.wraps(program)
+            def start(config: Any) -> Any:
+                if isinstance(config, DictConfig):
+                    _start(config)
+                _narrow_sessions(sys.modules.get(program.__module__))
+                return program(config)
+
+            return decorate(start)
+
+        return decorate_checked
+
+    return main_and_lipo
+
+
+def _with_lipo_metrics(compute_data_metrics: Any) -> Any:
     @functools.wraps(compute_data_metrics)
     def compute_data_and_lipo_metrics(*args: Any, **kwargs: Any) -> dict[str, Any]:
         metrics = compute_data_metrics(*args, **kwargs) | reward_metrics(_parts)
@@ -377,34 +457,82 @@ def _register() -> None:
         _parts.clear()
         return metrics
 
-    verl_config.validate_config = validate_config_and_lipo
-    if known:
-        device.auto_set_device = auto_set_device_and_launch
-        metric_utils.compute_data_metrics = compute_data_and_lipo_metrics
-        core_algos.register_adv_est("lipo")(compute_lipo_advantage)
-        after_import("verl.trainer.ppo.ray_trainer", _show_batch)
-        after_import("verl.trainer.ppo.v1.trainer_base", _narrow_sessions)
-        after_import("verl.trainer.ppo.v1.replay_buffer", stop.watch)
+    return compute_data_and_lipo_metrics
 
 
-def _show_batch(ray_trainer: Any) -> None:
-    ray_trainer.compute_advantage = _with_batch(ray_trainer.compute_advantage)
+def _as_grpo(init: Any) -> Any:
+    """verl 0.5's ``RayPPOTrainer.__init__``, which refuses estimators that it does not know."""
+
+    @functools.wraps(init)
+    def init_as_grpo(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        estimator = config.algorithm.adv_estimator
+        config.algorithm.adv_estimator = "grpo" if estimator == "lipo" else estimator
+        try:
+            init(self, config, *args, **kwargs)
+        finally:
+            config.algorithm.adv_estimator = estimator
+
+    return init_as_grpo
 
 
-def _narrow_sessions(trainer_base: Any) -> None:
-    trainer_base.compute_advantage_for_multi_trajectories = _on_last_outputs(
-        trainer_base.compute_advantage_for_multi_trajectories
+def _add_estimator(core_algos: ModuleType) -> None:
+    missing = [
+        name
+        for name in ("register_adv_est", "ADV_ESTIMATOR_REGISTRY")
+        if not hasattr(core_algos, name)
+    ]
+    if missing:
+        _lacking.extend(f"has no {core_algos.__name__}.{name}" for name in missing)
+        return
+    other = core_algos.ADV_ESTIMATOR_REGISTRY.get("lipo", compute_lipo_advantage)
+    if other is not compute_lipo_advantage:
+        _lacking.append(
+            f"has another estimator named lipo, {other.__module__}.{other.__qualname__}"
+        )
+        return
+    core_algos.register_adv_est("lipo")(compute_lipo_advantage)
+
+
+def _patch_ray_trainer(ray_trainer: ModuleType) -> None:
+    compute_advantage = getattr(ray_trainer, "compute_advantage", None)
+    if compute_advantage is None:
+        _lacking.append(f"has no {ray_trainer.__name__}.compute_advantage")
+    elif "multi_turn" in inspect.signature(compute_advantage).parameters:  # up to 0.4
+        _lacking.append("hands estimators other than its own the tokens of tools as well")
+    else:
+        _wrap(ray_trainer, "compute_advantage", _with_batch)
+        if not hasattr(ray_trainer, "need_critic"):
+            _wrap(ray_trainer.RayPPOTrainer, "__init__", _as_grpo)
+
+
+def _narrow_sessions(trainer: ModuleType | None) -> None:
+    """trainer: the module of a trainer on TransferQueue; any other is left as it is."""
+    if hasattr(trainer, "compute_advantage_for_multi_trajectories"):
+        _wrap(trainer, "compute_advantage_for_multi_trajectories", _on_last_outputs)
+        _wrap(trainer.PPOTrainer, "_compute_advantage", _with_columns)
+
+
+def _register() -> None:
+    """Doing it again changes nothing."""
+    after_import("hydra", lambda module: _wrap(module, "main", _main_with_start))
+    after_import("verl.utils.config", lambda module: _wrap(module, "validate_config", _with_start))
+    after_import(
+        "verl.trainer.ppo.metric_utils",
+        lambda module: _wrap(module, "compute_data_metrics", _with_lipo_metrics),
     )
-    cls = trainer_base.PPOTrainer
-    cls._compute_advantage = _with_columns(cls._compute_advantage)
+    after_import("verl.trainer.ppo.core_algos", _add_estimator)
+    after_import("verl.trainer.ppo.ray_trainer", _patch_ray_trainer)
+    after_import("verl.trainer.ppo.v1.trainer_base", _narrow_sessions)
+    after_import("verl.trainer.main_ppo_sync", _narrow_sessions)
+    after_import("verl.trainer.ppo.v1.replay_buffer", stop.watch)
 
 
-try:
-    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+_register()
+if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+    try:
         from lipo_verl.cpu import verl_patches
 
         verl_patches.apply()
-    _register()
-except Exception:
-    logger.exception("lipo_verl could not register with verl %s", verl.__version__)
-    raise
+    except Exception as error:
+        logger.exception("lipo_verl could not make verl %s run on the CPU", verl.__version__)
+        _lacking.append(f"does not run on the CPU (VERL_PLATFORM=cpu: {error})")

@@ -36,11 +36,12 @@ def raise_if_asked() -> None:
 def watch(replay_buffer: ModuleType) -> None:
     """Makes every poll for responses look for a note.
 
-    replay_buffer: verl.trainer.ppo.v1.replay_buffer, seen in 0.9.1. Doing it twice is fine.
+    replay_buffer: verl.trainer.ppo.v1.replay_buffer, seen in 0.9.0 to 0.10.0.dev. Doing it twice is
+                   fine, and one that polls otherwise is left as it is.
     """
-    cls = replay_buffer.ReplayBuffer
-    poll = cls._sync_metadata_from_transfer_queue
-    if hasattr(poll, "lipo_verl_watches"):
+    cls = getattr(replay_buffer, "ReplayBuffer", None)
+    poll = getattr(cls, "_sync_metadata_from_transfer_queue", None)
+    if poll is None or hasattr(poll, "lipo_verl_watches"):
         return
 
     @functools.wraps(poll)

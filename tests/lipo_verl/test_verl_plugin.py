@@ -3,9 +3,10 @@
 import importlib
 import json
 import math
+import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +18,7 @@ verl = pytest.importorskip("verl")
 import hydra  # noqa: E402
 from verl import DataProto  # noqa: E402
 from verl.trainer.ppo import core_algos, metric_utils, ray_trainer  # noqa: E402
-from verl.trainer.ppo.v1 import trainer_base  # noqa: E402
 from verl.utils import config as verl_config  # noqa: E402
-from verl.utils import device  # noqa: E402
 
 from lipo_verl import verl_plugin  # noqa: E402
 from lipo_verl.batch import estimate, token_advantages  # noqa: E402
@@ -36,6 +35,8 @@ def a_new_step():
     verl_plugin._groups.clear()
     verl_plugin._parts.clear()
     verl_plugin._warn_once.cache_clear()
+    verl_plugin._refuse_other_verls.cache_clear()
+    verl_plugin._parsed.clear()
 
 
 def algorithm(**lipo):
@@ -83,6 +84,40 @@ def ppo_config(*overrides):
         return hydra.compose(config_name="ppo_trainer", overrides=[*USUAL, *overrides])
 
 
+def start(config, program=lambda config: None):
+    """Starts a Hydra program, as every entry point of verl's is one."""
+    hydra.main(version_base=None)(program)(config)
+
+
+def validate(config):
+    """verl's own check of a launch, from 0.6 on."""
+    if hasattr(verl_config, "validate_config"):
+        verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+
+
+STARTS = [start, validate] if hasattr(verl_config, "validate_config") else [start]
+"""What checks a launch in this verl."""
+
+validates = pytest.mark.skipif(validate not in STARTS, reason="verl 0.5 has no validate_config")
+
+
+def module_of(*names):
+    """The first of these modules that this verl has; the test is skipped where it has none."""
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not name.startswith(error.name):
+                raise
+    pytest.skip(f"verl {verl.__version__} has no {' or '.join(names)}")
+
+
+@pytest.fixture
+def trainer_of_sessions():
+    """The module of the trainer whose agents may give several outputs per session."""
+    return module_of("verl.trainer.ppo.v1.trainer_base", "verl.trainer.main_ppo_sync")
+
+
 # Registration
 
 
@@ -90,32 +125,116 @@ def test_importing_verl_registers_lipo():
     assert core_algos.get_adv_estimator_fn("lipo") is compute_lipo_advantage
 
 
-def test_registering_again_is_harmless(monkeypatch):
-    monkeypatch.setattr(verl_config, "validate_config", verl_config.validate_config)
-    monkeypatch.setattr(metric_utils, "compute_data_metrics", metric_utils.compute_data_metrics)
+def test_registering_again_changes_nothing():
+    def patched():
+        trainers = [
+            sys.modules.get(f"verl.trainer.{name}")
+            for name in ("ppo.v1.trainer_base", "main_ppo_sync")
+        ]
+        return [
+            hydra.main,
+            getattr(verl_config, "validate_config", None),
+            metric_utils.compute_data_metrics,
+            ray_trainer.compute_advantage,
+            ray_trainer.RayPPOTrainer.__init__,
+            *(vars(trainer).copy() for trainer in trainers if trainer),
+        ]
+
+    before = patched()
     verl_plugin._register()
+    assert patched() == before
     assert core_algos.get_adv_estimator_fn("lipo") is compute_lipo_advantage
-    data = proto(*random_batch([4, 4]))
-    data = ray_trainer.compute_advantage(data, "lipo", config=algorithm())
+    data = ray_trainer.compute_advantage(proto(*random_batch([4, 4])), "lipo", config=algorithm())
     seen = metric_utils.compute_data_metrics(data, use_critic=False)
     assert seen["lipo/groups_of_one"] == 0
-    with pytest.raises(LipoSetupError):
-        verl_config.validate_config(ppo_config("actor_rollout_ref.rollout.n=1"), False, False)
 
 
-def test_unknown_version_of_verl_is_left_alone_and_lipo_refused(monkeypatch):
-    monkeypatch.setattr(verl_config, "validate_config", verl_config.validate_config)
-    monkeypatch.setattr(metric_utils, "compute_data_metrics", metric_utils.compute_data_metrics)
-    monkeypatch.setattr(verl, "__version__", "0.10.0")
-    registry = {k: v for k, v in core_algos.ADV_ESTIMATOR_REGISTRY.items() if k != "lipo"}
-    monkeypatch.setattr(core_algos, "ADV_ESTIMATOR_REGISTRY", registry)
-    metrics_before = metric_utils.compute_data_metrics
-    verl_plugin._register()
-    assert "lipo" not in registry
-    assert metric_utils.compute_data_metrics is metrics_before
-    with pytest.raises(LipoSetupError, match=r"does not know verl 0\.10\.0.*0\.9\.x"):
-        verl_config.validate_config(ppo_config(), False, False)
-    verl_config.validate_config(ppo_config("algorithm.adv_estimator=grpo"), False, False)
+def test_a_tested_version_starts_without_a_word(caplog, capsys):
+    for check in STARTS:
+        check(ppo_config())
+    assert not caplog.records
+    assert "LIPO is live" not in capsys.readouterr().out
+    assert not verl_plugin._groups and not verl_plugin._parts and not verl_plugin._parsed
+
+
+def test_an_unknown_version_in_which_lipo_works_is_warned_of_once(monkeypatch, caplog):
+    monkeypatch.setattr(verl, "__version__", "0.99.0")
+    for check in STARTS * 2:
+        check(ppo_config())
+    (record,) = caplog.records
+    assert "was tested with verl 0.5.0 to" in record.getMessage()
+    assert "this is verl 0.99.0" in record.getMessage()
+
+
+def refused(text):
+    """LIPO is refused in this verl, wherever a launch is checked, and GRPO is not."""
+    for check in STARTS:
+        with pytest.raises(LipoSetupError, match=text):
+            check(ppo_config())
+        check(ppo_config("algorithm.adv_estimator=grpo"))
+
+
+def test_a_verl_that_calls_estimators_otherwise_is_refused(monkeypatch):
+    def renamed(data, adv_estimator, **settings):
+        core_algos.get_adv_estimator_fn(adv_estimator)(rewards=data.batch["token_level_rewards"])
+
+    monkeypatch.setattr(ray_trainer, "compute_advantage", renamed)
+    refused(r"which fails in compute_advantage \(TypeError: .*rewards.*tested with verl 0\.5\.0")
+
+
+def test_a_verl_that_changes_what_estimators_get_or_give_is_refused(monkeypatch):
+    compute_advantage = ray_trainer.compute_advantage
+
+    def whitened(data, *args, **kwargs):
+        data = compute_advantage(data, *args, **kwargs)
+        data.batch["advantages"] = data.batch["advantages"] * 1.01
+        return data
+
+    monkeypatch.setattr(ray_trainer, "compute_advantage", whitened)
+    refused("which makes other advantages of lipo than it computes itself")
+
+
+@pytest.fixture
+def nothing_lacks(monkeypatch):
+    monkeypatch.setattr(verl_plugin, "_lacking", [])
+
+
+def test_a_verl_without_a_registry_is_refused(nothing_lacks):
+    """As 0.3 is."""
+    verl_plugin._add_estimator(ModuleType("core_algos"))
+    refused("has no core_algos.register_adv_est; which has no core_algos.ADV_ESTIMATOR_REGISTRY")
+
+
+def test_a_verl_that_counts_the_tokens_of_tools_is_refused(nothing_lacks):
+    """As 0.4 is."""
+    module = ModuleType("ray_trainer")
+    module.compute_advantage = lambda data, adv_estimator, multi_turn=False: data
+    verl_plugin._patch_ray_trainer(module)
+    refused("which hands estimators other than its own the tokens of tools as well")
+
+
+def test_a_verl_without_compute_advantage_is_refused(nothing_lacks):
+    verl_plugin._patch_ray_trainer(ModuleType("ray_trainer"))
+    refused("which has no ray_trainer.compute_advantage")
+
+
+def test_another_estimator_of_the_name_is_left_alone_and_named(nothing_lacks, monkeypatch):
+    def other(): ...
+
+    monkeypatch.setitem(core_algos.ADV_ESTIMATOR_REGISTRY, "lipo", other)
+    verl_plugin._add_estimator(core_algos)
+    assert core_algos.ADV_ESTIMATOR_REGISTRY["lipo"] is other
+    refused(f"which has another estimator named lipo, {__name__}.{other.__qualname__}")
+
+
+def test_modules_that_lack_what_is_wrapped_are_imported_as_they_are():
+    for name in ("hydra", "config", "metric_utils", "trainer_base", "replay_buffer"):
+        module = ModuleType(name)
+        before = vars(module).copy()
+        verl_plugin._wrap(module, "main", verl_plugin._main_with_start)
+        verl_plugin._narrow_sessions(module)
+        verl_plugin.stop.watch(module)
+        assert vars(module) == before
 
 
 # The estimator
@@ -299,12 +418,12 @@ def test_settings_are_announced_when_they_are_read_first(capsys):
             r"Set algorithm\.use_kl_in_reward=False, and actor_rollout_ref\.actor\.use_kl_loss",
         ),
         (
-            "algorithm.rollout_correction.rollout_rs=token_k1",
+            "++algorithm.rollout_correction.rollout_rs=token_k1",
             LipoSetupError,
             r"rollout_rs=token_k1 empties the mask .* Set it to null",
         ),
         (
-            "+algorithm.rollout_correction.rollout_token_veto_threshold=1e-4",
+            "++algorithm.rollout_correction.rollout_token_veto_threshold=1e-4",
             LipoSetupError,
             r"rollout_token_veto_threshold=0\.0001 empties the mask",
         ),
@@ -316,16 +435,16 @@ def test_impossible_launch_is_refused_wherever_verl_starts(override, error, text
     config = ppo_config(override)
     with pytest.raises(error, match=text):
         check_launch(config)
-    with pytest.raises(error, match=text):
-        verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
-    with pytest.raises(error, match=text):
-        device.auto_set_device(config)
+    for check in STARTS:
+        with pytest.raises(error, match=text):
+            check(config)
     with pytest.raises(error, match=text):
         compute_lipo_advantage(*random_batch([4]), config.algorithm)
 
 
 ENTRY_POINTS = {
     "verl.trainer.main_ppo": "ppo_trainer",
+    "verl.trainer.main_ppo_sync": "ppo_trainer",
     "verl.experimental.fully_async_policy.fully_async_main": "fully_async_ppo_trainer",
     "verl.experimental.one_step_off_policy.main_ppo": "one_step_off_ppo_trainer",
 }
@@ -337,8 +456,11 @@ def test_every_entry_point_checks_and_hands_over_the_budget_before_ray_starts(mo
 
     started = []
     monkeypatch.chdir(Path(verl.__path__[0]).parent)  # a search path of verl's is relative
-    monkeypatch.setattr(main_ppo, "run_ppo", lambda config, **_: started.append(config))
-    entry = importlib.import_module(module)
+    entry = module_of(module)
+    for program in main_ppo, entry:
+        monkeypatch.setattr(
+            program, "run_ppo", lambda config, **_: started.append(config), raising=False
+        )
     configs = str(Path(entry.__file__).parent / "config")
 
     def launch(*overrides):
@@ -372,7 +494,7 @@ def test_the_first_advantage_makes_up_for_a_check_that_nobody_called(caplog):
     [
         ("algorithm.norm_adv_by_std_in_grpo=False", "norm_adv_by_std_in_grpo=False is not read"),
         (
-            "algorithm.filter_groups={enable: true, metric: acc}",
+            "++algorithm.filter_groups={enable: true, metric: acc}",
             "filter_groups.enable=True drops the groups that are all right",
         ),
         ("++algorithm.gdpo_reward_keys=[acc]", "gdpo_reward_keys is not read by LIPO"),
@@ -380,22 +502,25 @@ def test_the_first_advantage_makes_up_for_a_check_that_nobody_called(caplog):
 )
 def test_settings_that_do_nothing_under_lipo_or_undo_it_are_named_once(override, text, caplog):
     config = ppo_config(override)
-    for _ in range(2):
-        verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+    for check in STARTS * 2:
+        check(config)
     assert [text in record.message for record in caplog.records] == [True]
 
 
 def test_programs_of_verls_without_an_estimator_start_as_before(caplog):
-    device.auto_set_device(OmegaConf.create({"trainer": {"device": "cpu"}, "actor_rollout_ref": 1}))
-    device.auto_set_device(None)
-    assert not caplog.records
+    ran = []
+    for config in ({"actor_rollout_ref": 1}, {"algorithm": "sorting"}, {}, None):
+        config = None if config is None else OmegaConf.create(config)
+        verl_plugin._main_with_start(lambda: lambda program: program)()(ran.append)(config)
+    assert len(ran) == 4 and not caplog.records
 
 
 def test_rejection_in_the_loss_is_no_reason_to_refuse():
-    rejection = "algorithm.rollout_correction.rollout_rs=token_k1"
-    check_launch(ppo_config(rejection, "algorithm.rollout_correction.bypass_mode=true"))
+    rejection = "++algorithm.rollout_correction.rollout_rs=token_k1"
+    check_launch(ppo_config(rejection, "++algorithm.rollout_correction.bypass_mode=true"))
 
 
+@validates
 def test_trainer_uses_the_wrapped_check():
     from verl.trainer import main_ppo
 
@@ -403,33 +528,38 @@ def test_trainer_uses_the_wrapped_check():
     assert main_ppo.validate_config.__wrapped__.__module__ == "verl.utils.config"
 
 
+@validates
 def test_good_launch_passes_lipos_and_verls_checks(capsys):
     config = ppo_config("+algorithm.lipo.weight_scale=inf", "+algorithm.lipo.boost=0.2")
-    verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+    validate(config)
     assert "checks passed" in capsys.readouterr().out
     assert LipoConfig.parse(config.algorithm.lipo).weight_scale == math.inf
 
 
-def test_estimator_learns_the_response_budget_unless_the_user_sets_it():
+@pytest.mark.parametrize("check", STARTS)
+def test_estimator_learns_the_response_budget_unless_the_user_sets_it(check):
     config = ppo_config("data.max_response_length=77")
-    verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+    check(config)
     assert LipoConfig.parse(config.algorithm.lipo) == LipoConfig(response_budget=77)
     config = ppo_config("+algorithm.lipo.response_budget=50", "+algorithm.lipo.boost=0.2")
-    verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+    check(config)
     assert LipoConfig.parse(config.algorithm.lipo) == LipoConfig(response_budget=50, boost=0.2)
 
 
+@validates
 def test_verls_own_check_still_runs_after_lipos():
     config = ppo_config("actor_rollout_ref.actor.use_dynamic_bsz=false")
     with pytest.raises(Exception, match="ppo_micro_batch_size"):
-        verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+        validate(config)
 
 
 def test_other_estimators_launch_as_before_and_are_told_of_unread_settings(caplog):
     overrides = ("algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=1")
-    verl_config.validate_config(ppo_config(*overrides), False, False)
+    for check in STARTS:
+        check(ppo_config(*overrides))
     assert not caplog.records
-    verl_config.validate_config(ppo_config(*overrides, "+algorithm.lipo.boost=1"), False, False)
+    for check in STARTS:
+        check(ppo_config(*overrides, "+algorithm.lipo.boost=1"))
     assert "algorithm.adv_estimator=grpo does not read it" in caplog.text
 
 
@@ -555,11 +685,11 @@ def test_the_last_output_of_a_session_is_found_by_number_not_by_text():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_without_length_terms_sessions_get_what_verls_grpo_gives_them(seed):
+def test_without_length_terms_sessions_get_what_verls_grpo_gives_them(seed, trainer_of_sessions):
     rewards, mask, uids, keys = sessions(np.random.default_rng(seed))
     seen = {}
     for name in ("grpo", "lipo"):
-        data = trainer_base.compute_advantage_for_multi_trajectories(
+        data = trainer_of_sessions.compute_advantage_for_multi_trajectories(
             proto(rewards.clone(), mask, uids), keys, name, config=algorithm(**GRPO)
         )
         seen[name] = data.batch["advantages"]
@@ -568,10 +698,12 @@ def test_without_length_terms_sessions_get_what_verls_grpo_gives_them(seed):
     torch.testing.assert_close(seen["lipo"], seen["grpo"], rtol=0, atol=1e-6)
 
 
-def test_a_session_is_as_long_as_all_that_it_generated_and_cut_where_an_output_is():
+def test_a_session_is_as_long_as_all_that_it_generated_and_cut_where_an_output_is(
+    trainer_of_sessions,
+):
     rewards, mask, uids, keys = sessions(np.random.default_rng(7))
     settings = {"response_budget": 30, "std_floor": 0.1}
-    trainer_base.compute_advantage_for_multi_trajectories(
+    trainer_of_sessions.compute_advantage_for_multi_trajectories(
         proto(rewards, mask, uids), keys, "lipo", config=algorithm(**settings)
     )
     (group,) = verl_plugin._groups
@@ -586,9 +718,11 @@ def test_a_session_is_as_long_as_all_that_it_generated_and_cut_where_an_output_i
     assert group.truncated.any() and not group.truncated.all()
 
 
-def test_only_last_outputs_are_compared_and_all_outputs_get_their_sessions_advantage():
+def test_only_last_outputs_are_compared_and_all_outputs_get_their_sessions_advantage(
+    trainer_of_sessions,
+):
     rewards, mask, uids, keys = sessions(np.random.default_rng(7))
-    data = trainer_base.compute_advantage_for_multi_trajectories(
+    data = trainer_of_sessions.compute_advantage_for_multi_trajectories(
         proto(rewards, mask, uids), batch_keys=keys, adv_estimator="lipo", config=algorithm()
     )
     rows, places = last_outputs(keys)
@@ -602,7 +736,7 @@ def test_only_last_outputs_are_compared_and_all_outputs_get_their_sessions_advan
 
 
 @pytest.fixture
-def v1_advantages(monkeypatch):
+def v1_advantages(monkeypatch, trainer_of_sessions):
     """The v1 trainer's own ``_compute_advantage``, on rows that a fake TransferQueue holds."""
     import transfer_queue
     from verl.utils.tensordict_utils import list_of_dict_to_tensordict
@@ -632,7 +766,7 @@ def v1_advantages(monkeypatch):
             *(f"actor_rollout_ref.rollout.{key}={value}" for key, value in rollout.items()),
         )
         batch = transfer_queue.KVBatchMeta(keys=keys, tags=tags, partition_id="train")
-        trainer_base.PPOTrainer._compute_advantage(SimpleNamespace(config=config), batch, {})
+        trainer_of_sessions.PPOTrainer._compute_advantage(SimpleNamespace(config=config), batch, {})
         return written[0]["fields"]["advantages"]
 
     return compute
