@@ -37,7 +37,7 @@ RUN pip install --no-deps --only-binary=:all: --constraint /tmp/constraints.txt 
         "flash-attn @ ${FLASH_ATTN}" "einops==0.8.2"
 
 WORKDIR /workspace
-COPY --chown=lipo:lipo pyproject.toml README.md LICENSE ./
+COPY --chown=lipo:lipo pyproject.toml setup.py README.md LICENSE ./
 COPY --chown=lipo:lipo amm amm
 COPY --chown=lipo:lipo lipo_verl lipo_verl
 COPY --chown=lipo:lipo examples examples

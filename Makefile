@@ -1,6 +1,7 @@
 # make demo   the whole method on this machine, without a GPU (about half an hour on 2 cores)
 # make test   lint and tests (about a quarter of an hour)
 # make base   makes the quickstart's base model again, which the repository ships
+# make test-verl VERSION=0.8.0   LIPO inside another verl; VERSION=main takes VERL_HOME=checkout
 # make test-easyr1 EASYR1_HOME=checkout EASYR1_PYTHON=python   LIPO inside EasyR1 (docs/easyr1.md)
 # All but the last set up .venv first: about 5 minutes and 4 GB, once.
 
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	&& echo $$p && break; done)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-easyr1 setup base help
+.PHONY: demo test test-verl test-easyr1 setup base help
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +23,20 @@ demo: setup
 test: setup
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check --quiet .
 	@$(VENV)/bin/python -m pytest
+
+# The other verl goes ahead of the installed one, on the libraries of that.
+VERL_HOME := $(if $(filter-out main,$(VERSION)),$(VENV)-verl/$(VERSION))
+ifeq ($(MAKECMDGOALS)$(VERL_HOME),test-verl)
+$(error make test-verl VERSION=0.8.0, or VERSION=main VERL_HOME=checkout of verl)
+endif
+
+test-verl: setup
+	@if [ ! -d "$(VERL_HOME)/verl" ]; then \
+		$(VENV)/bin/python -m pip download --quiet --no-deps --dest $(VERL_HOME) \
+			verl==$(VERSION) \
+		&& $(VENV)/bin/python -m zipfile -e $(VERL_HOME)/verl-*.whl $(VERL_HOME); fi
+	@PYTHONPATH=$(abspath $(VERL_HOME)) $(VENV)/bin/python -m pytest \
+		tests/lipo_verl/test_verl_plugin.py tests/lipo_verl/test_probe.py
 
 test-easyr1:
 	@test -d "$(EASYR1_HOME)/verl" -a -n "$(EASYR1_PYTHON)" || { echo "make test-easyr1" \

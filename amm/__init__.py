@@ -11,6 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from amm._requirements import require
 from amm._version import __version__
 
 if TYPE_CHECKING:
@@ -65,4 +66,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'amm' has no attribute '{name}'")
+    require()
     return getattr(import_module(_HOME[name]), name)

@@ -29,9 +29,9 @@ def fault(
     """
     from verl import DataProto
 
-    rewards = torch.tensor([[0.0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    rewards = torch.tensor([[0.0, 0, 1], [0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]])
     mask = torch.tensor([[1, 0, 1], [1, 1, 0], [1, 1, 1], [1, 1, 0], [1, 1, 1]])
-    uids = np.array(["a", "b", "a", "b", "a"], object)
+    uids = np.array(["a", "a", "b", "b", "a"], object)
     tensors = {
         "prompts": torch.ones(5, 1, dtype=torch.int64),
         "responses": torch.ones_like(mask),

@@ -158,7 +158,7 @@ def patch_core_algos(core_algos: ModuleType) -> None:
     if getattr(registered, "__wrapped__", registered) not in (None, compute_lipo_advantage):
         raise LipoSetupError(
             f"EasyR1 has another estimator named lipo, {registered.__module__}."
-            f"{registered.__qualname__}. Rename it, or switch lipo_verl off."
+            f"{registered.__qualname__}. Rename it, or uninstall lipo_verl."
         )
     estimators = core_algos.AdvantageEstimator
     core_algos.AdvantageEstimator = Enum(

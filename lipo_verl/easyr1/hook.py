@@ -1,7 +1,7 @@
 """Brings LIPO into whichever process imports EasyR1's trainer.
 
-Two ways lead here: the ``.pth`` file of :mod:`lipo_verl.easyr1.switch`, at the start of every
-interpreter, and :mod:`lipo_verl.easyr1.launch`, in the driver and in each of Ray's workers. Until
+Two ways lead here: :mod:`lipo_verl.hook`, in every interpreter of an environment that lipo_verl is
+installed in, and :mod:`lipo_verl.easyr1.launch`, in the driver and in each of Ray's workers. Until
 EasyR1 is imported it costs three registered callbacks.
 """
 

@@ -1,4 +1,6 @@
-"""EasyR1's own entry module with LIPO in its driver and in each of its Ray workers."""
+"""EasyR1's own entry module with LIPO in its driver and in each of its Ray workers: for a lipo_verl
+that is on PYTHONPATH alone. Where pip installed it, EasyR1's own command does as well.
+"""
 
 import functools
 import importlib.util
@@ -37,8 +39,8 @@ def check_framework() -> None:
         raise LipoSetupError(
             f"The verl installed here, {folders[0]}, is volcengine's and not EasyR1. There LIPO "
             "needs no launcher: put algorithm.adv_estimator=lipo into your usual command, "
-            "python3 -m verl.trainer.main_ppo. verl loads it by itself from 0.9 on, before that "
-            "where VERL_USE_EXTERNAL_MODULES=lipo_verl.verl_plugin is set."
+            "python3 -m verl.trainer.main_ppo. An installed lipo_verl is there by itself, in verl "
+            "0.5 and later."
         )
     if not any((folder / "trainer" / "main.py").exists() for folder in folders):
         raise LipoSetupError(
@@ -72,7 +74,7 @@ def _with_setup_hook(runtime_env: Mapping[str, Any] | None) -> dict[str, Any]:
     if theirs is not None:
         raise LipoSetupError(
             f"Ray's runtime environment has a {_SETUP_HOOK} already, {theirs}. Let it call "
-            "lipo_verl.easyr1.hook.install() and start verl.trainer.main itself, or use "
-            "python3 -m lipo_verl.easyr1.switch on."
+            "lipo_verl.easyr1.hook.install(), or install lipo_verl with pip on every node, and "
+            "start verl.trainer.main itself."
         )
     return {**(runtime_env or {}), _SETUP_HOOK: f"{hook.__name__}.{hook.install.__name__}"}

@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -127,6 +128,17 @@ def trainer_of_sessions():
 
 def test_importing_verl_registers_lipo():
     assert core_algos.get_adv_estimator_fn("lipo") is compute_lipo_advantage
+
+
+def test_lipo_is_there_whatever_plug_ins_verl_is_told_to_load():
+    code = (
+        "from lipo_verl import hook; hook.install()\n"
+        "from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY; "
+        "print(ADV_ESTIMATOR_REGISTRY['lipo'].__module__)"
+    )
+    env = os.environ | {"VERL_USE_EXTERNAL_PLUGINS": "none"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout == "lipo_verl.verl_plugin\n", done.stderr
 
 
 def test_registering_again_changes_nothing():
@@ -482,11 +494,11 @@ def test_every_entry_point_checks_and_hands_over_the_budget_before_ray_starts(mo
 
 
 @pytest.mark.parametrize("program", ["verl.trainer.main_ppo", "verl.trainer.main_ppo_sync"])
-def test_the_command_refuses_a_wrong_launch_before_ray_starts(program):
+def test_the_command_refuses_a_wrong_launch_before_ray_starts(program, tmp_path):
     if importlib.util.find_spec(program) is None:
         pytest.skip(f"verl {verl.__version__} has no {program}")
     command = [sys.executable, "-m", program, *USUAL, "actor_rollout_ref.rollout.n=1"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert "LipoSetupError: LIPO compares the responses to one prompt, but" in done.stderr
     assert "Started a local Ray instance" not in done.stdout + done.stderr
@@ -767,10 +779,10 @@ runpy.run_module("verl.trainer.main_ppo_sync", run_name="__main__", alter_sys=Tr
 """
 
 
-def test_the_program_of_0_8_takes_its_patches_along_into_ray():
+def test_the_program_of_0_8_takes_its_patches_along_into_ray(tmp_path):
     module_of("verl.trainer.main_ppo_sync")
     command = [sys.executable, "-c", RUN_AS_A_PROGRAM, *USUAL]
-    done = subprocess.run(command, capture_output=True)
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr.decode()
     task = cloudpickle.loads(done.stdout.partition(b"PICKLE")[2])
     trainer = inspect.unwrap(task.run).__globals__["PPOTrainer"]

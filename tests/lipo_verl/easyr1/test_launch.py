@@ -40,7 +40,7 @@ def test_easyr1_is_recognised_without_importing_it(installed):
         ((), "EasyR1 is not installed here.*pip install -e"),
         (
             ("main_ppo", "main_eval"),
-            "needs no launcher: put algorithm.adv_estimator=lipo into.*EXTERNAL_MODULES=lipo_verl",
+            "needs no launcher: put algorithm.adv_estimator=lipo into.*by itself, in verl 0.5 and",
         ),
         (("sft",), "is not EasyR1: it has no verl.trainer.main"),
     ],

@@ -3,19 +3,20 @@
 Only the GPU workers are doubles (``doubles/``). About half a minute each.
 """
 
+import ast
 import json
 import os
 import subprocess
 import sys
 import sysconfig
 import venv
+from pathlib import Path
 
 import pytest
 import torch
 
 from lipo_verl.batch import token_advantages
 from lipo_verl.config import LipoConfig
-from lipo_verl.easyr1 import switch
 from lipo_verl.metrics import lipo_metrics
 
 SETTINGS = {"boost": 0.4, "length_threshold": 12.0, "std_floor": 0.1}
@@ -88,14 +89,17 @@ def train(easyr1_home, inputs, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def switched_on(tmp_path_factory):
-    """The Python of an environment that has the packages of this one, and the switch on."""
+def installed(tmp_path_factory):
+    """The Python of an environment that has the packages of this one, and what pip installs of
+    lipo_verl beside its packages."""
+    setup = ast.parse((Path(__file__).parents[3] / "setup.py").read_text())
+    (line,) = (ast.literal_eval(node.value) for node in setup.body if isinstance(node, ast.Assign))
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     site_packages = folder / "lib" / version / "site-packages"
     (site_packages / "this_one.pth").write_text(sysconfig.get_path("purelib"))
-    switch.switch_on(site_packages)
+    (site_packages / "lipo_verl.pth").write_text(line)
     return folder / "bin" / "python"
 
 
@@ -131,19 +135,12 @@ def check(done, results):
     assert "groups_active" in done.stdout  # the console logger
 
 
-def test_the_unmodified_command_trains_with_lipo_once_the_switch_is_on(train, switched_on):
-    check(*train(switched_on, "verl.trainer.main"))
+def test_the_unmodified_command_trains_with_lipo_where_it_is_installed(train, installed):
+    check(*train(installed, "verl.trainer.main"))
 
 
 def test_the_drop_in_module_trains_with_lipo(train):
     check(*train(sys.executable, "lipo_verl.easyr1"))
-
-
-def test_without_either_the_unmodified_command_refuses_lipos_settings(train):
-    done, results = train(sys.executable, "verl.trainer.main")
-    assert done.returncode != 0
-    assert "Key 'lipo' not in 'AlgorithmConfig'" in done.stderr
-    assert not results.exists()
 
 
 def test_a_misspelt_setting_stops_the_drop_in_module_before_ray_starts(train):

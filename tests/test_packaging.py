@@ -1,0 +1,133 @@
+"""What installing lipo_verl brings into an environment, and what it leaves: offline, with pip."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("amm", "lipo_verl", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+
+BUILD = "import sys, setuptools.build_meta as backend; getattr(backend, sys.argv[1])(sys.argv[2])"
+
+BARE_VERL = {
+    "numpy": "1.26.4",
+    "omegaconf": "2.3.0",
+    "pydantic": "2.10.0",
+    "torch": "2.6.0",
+    "transformers": "4.52.4",
+    "verl": "0.5.0",
+}
+"""Of an environment with verl and its requirements alone, what matters here; verl 0.5's is the
+oldest that it can have. It has neither numba nor llvmlite."""
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory):
+    """The wheel that pip makes of this repository, and the one of an editable installation."""
+    source = tmp_path_factory.mktemp("source")
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    made = {}
+    for kind in ("build_wheel", "build_editable"):
+        command = [sys.executable, "-c", BUILD, kind, source / kind]
+        (source / kind).mkdir()
+        subprocess.run(command, cwd=source, check=True, capture_output=True)
+        (made[kind],) = (source / kind).glob("*.whl")
+    return made
+
+
+class Environment:
+    """A virtual environment of its own, and what is installed there."""
+
+    def __init__(self, folder):
+        venv.create(folder, symlinks=True)
+        self.python_path = folder / "bin" / "python"
+        (self.site_packages,) = folder.glob("lib/python*/site-packages")
+
+    def python(self, *arguments):
+        env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        command = [self.python_path, *arguments]
+        return subprocess.run(command, env=env, cwd="/", capture_output=True, text=True)
+
+    def pip(self, *arguments):
+        command = [sys.executable, "-m", "pip", "--python", self.python_path, *arguments]
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP"))}
+        return subprocess.run(command, env=env, capture_output=True, text=True)
+
+
+@pytest.fixture
+def environment(tmp_path):
+    return Environment(tmp_path / "environment")
+
+
+@pytest.fixture
+def verl_environment(environment):
+    """Pip sees the packages of verl there."""
+    for name, version in BARE_VERL.items():
+        folder = environment.site_packages / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}")
+    return environment
+
+
+def test_installing_into_a_verl_environment_changes_no_other_package(verl_environment, wheels):
+    done = verl_environment.pip(
+        *("install", "--no-index", "--dry-run", "--quiet", "--report", "-", wheels["build_wheel"])
+    )
+    assert done.returncode == 0, done.stderr
+    installed = json.loads(done.stdout)["install"]
+    assert [each["metadata"]["name"] for each in installed] == ["lipo-verl"]
+
+
+def test_the_merger_is_an_extra(verl_environment, wheels):
+    wanted = f"{wheels['build_wheel']}[amm]"
+    done = verl_environment.pip("install", "--no-index", "--dry-run", wanted)
+    assert done.returncode == 1
+    assert "No matching distribution found" in done.stderr
+
+
+HOOKED = "import sys; print(*sorted(m for m in sys.modules if m.startswith('lipo_verl')))"
+
+
+@pytest.mark.parametrize("kind", ["build_wheel", "build_editable"])
+def test_pip_brings_the_hook_of_every_interpreter_and_takes_it_away(kind, environment, wheels):
+    assert environment.pip("install", "--no-index", "--no-deps", wheels[kind]).returncode == 0
+    started = environment.python("-c", HOOKED)
+    assert (started.stdout, started.stderr) == ("lipo_verl lipo_verl.hook\n", "")
+    assert environment.pip("uninstall", "--yes", "lipo-verl").returncode == 0
+    assert not [*environment.site_packages.glob("*lipo*")]
+
+
+def test_the_hook_loads_nothing_else(environment, wheels):
+    code = "import sys; print(*sorted(sys.modules))"
+    before = environment.python("-c", code).stdout.split()
+    environment.pip("install", "--no-index", "--no-deps", wheels["build_wheel"])
+    after = environment.python("-c", code).stdout.split()
+    assert set(after) - set(before) == {"lipo_verl", "lipo_verl.hook"}
+
+
+@pytest.mark.parametrize("source", [None, "raise RuntimeError('broken')", "(", "install = None"])
+def test_an_interpreter_starts_without_a_word_where_lipo_verl_is_gone_or_broken(
+    source, environment, wheels
+):
+    environment.pip("install", "--no-index", "--no-deps", wheels["build_wheel"])
+    package = environment.site_packages / "lipo_verl"
+    if source is None:
+        shutil.rmtree(package)
+    else:
+        (package / "hook.py").write_text(source)
+    started = environment.python("-c", "print('started')")
+    assert (started.returncode, started.stdout, started.stderr) == (0, "started\n", "")
+
+
+def test_make_says_what_testing_in_another_verl_takes():
+    done = subprocess.run(["make", "-C", ROOT, "test-verl"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "make test-verl VERSION=0.8.0, or VERSION=main VERL_HOME=checkout" in done.stderr
