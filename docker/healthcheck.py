@@ -13,7 +13,7 @@ def main() -> None:
     if "lipo" not in estimators:
         raise SystemExit(
             f"verl knows no advantage estimator lipo, only {', '.join(sorted(estimators))}. "
-            "Is VERL_USE_EXTERNAL_PLUGINS set?"
+            "Is lipo_verl installed with pip?"
         )
 
 
