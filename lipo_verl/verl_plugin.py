@@ -201,7 +201,13 @@ def _with_columns(compute_advantage: Any) -> Any:
 
     @functools.wraps(compute_advantage)
     def with_columns(self: Any, batch: Any, metrics: dict) -> Any:
-        _columns.update(_columns_of(batch, self.config.actor_rollout_ref.rollout))
+        try:
+            _columns.update(_columns_of(batch, self.config.actor_rollout_ref.rollout))
+        except Exception as error:  # a run can do without, with any estimator
+            _warn_once(
+                "This verl keeps elsewhere what its rollout tells of each response: neither the "
+                f"reward's parts nor cut responses are known ({type(error).__name__}: {error})"
+            )
         try:
             return compute_advantage(self, batch, metrics)
         finally:
@@ -501,7 +507,7 @@ def _patch_ray_trainer(ray_trainer: ModuleType) -> None:
         _lacking.append("hands estimators other than its own the tokens of tools as well")
     else:
         _wrap(ray_trainer, "compute_advantage", _with_batch)
-        if not hasattr(ray_trainer, "need_critic"):
+        if hasattr(ray_trainer, "RayPPOTrainer") and not hasattr(ray_trainer, "need_critic"):
             _wrap(ray_trainer.RayPPOTrainer, "__init__", _as_grpo)
 
 
@@ -509,7 +515,7 @@ def _narrow_sessions(trainer: ModuleType | None) -> None:
     """trainer: the module of a trainer on TransferQueue; any other is left as it is."""
     if hasattr(trainer, "compute_advantage_for_multi_trajectories"):
         _wrap(trainer, "compute_advantage_for_multi_trajectories", _on_last_outputs)
-        _wrap(trainer.PPOTrainer, "_compute_advantage", _with_columns)
+        _wrap(getattr(trainer, "PPOTrainer", None), "_compute_advantage", _with_columns)
 
 
 def _register() -> None:

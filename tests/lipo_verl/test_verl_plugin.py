@@ -234,6 +234,26 @@ def test_a_verl_without_compute_advantage_is_refused(nothing_lacks):
     refused("which has no ray_trainer.compute_advantage")
 
 
+def test_a_trainer_that_refuses_unknown_estimators_takes_lipo(nothing_lacks):
+    """As 0.5's does."""
+
+    class RayPPOTrainer:
+        def __init__(self, config):
+            if config.algorithm.adv_estimator != "grpo":
+                raise NotImplementedError
+            self.config = config
+
+    module = ModuleType("ray_trainer")
+    module.compute_advantage, module.RayPPOTrainer = ray_trainer.compute_advantage, RayPPOTrainer
+    verl_plugin._patch_ray_trainer(module)
+    made = RayPPOTrainer(config=OmegaConf.create({"algorithm": algorithm()}))
+    assert made.config.algorithm.adv_estimator == "lipo"
+    unknown = OmegaConf.create({"algorithm": {"adv_estimator": "unknown"}})
+    with pytest.raises(NotImplementedError):
+        RayPPOTrainer(unknown)
+    assert unknown.algorithm.adv_estimator == "unknown"
+
+
 def test_another_estimator_of_the_name_is_left_alone_and_named(nothing_lacks, monkeypatch):
     def other(): ...
 
@@ -864,6 +884,15 @@ def test_the_v1_trainer_brings_accuracy_and_logs_the_parts_of_the_reward(v1_adva
         assert metrics["reward/answer_found"] == 1
         assert "reward/pred" not in metrics
     assert not verl_plugin._columns
+
+
+def test_a_v1_trainer_whose_rollout_tells_nothing_goes_on_without(v1_advantages, caplog):
+    rows = [v1_row(k + 3, score=k % 2) for k in range(6)]
+    for row in rows:
+        row["extra_fields"] = None
+    assert v1_advantages(rows).numel() > 0
+    assert caplog.text.count("neither the reward's parts nor cut responses are known") == 1
+    assert verl_plugin._groups and not verl_plugin._columns
 
 
 def test_the_v1_trainer_knows_what_each_limit_of_verls_cut(v1_advantages):
