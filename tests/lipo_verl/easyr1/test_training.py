@@ -128,7 +128,8 @@ def check(done, results):
         torch.testing.assert_close(record["returns"], advantages)
         line = next(line for line in log if line["step"] == step and "lipo" in line)
         logged = line["lipo"]
-        assert 0 < logged["accuracy"] == pytest.approx(line["reward"]["accuracy"]) < 1
+        assert 0 < logged["accuracy"] < 1
+        assert logged["accuracy"] == pytest.approx(line["reward"]["accuracy"])
         assert {f"lipo/{key}": value for key, value in logged.items()} == pytest.approx(
             lipo_metrics(groups) | {"lipo/collapse_alarm": 0}
         )
