@@ -18,11 +18,9 @@ from torch import Tensor
 
 from lipo_verl.config import LipoConfig
 from lipo_verl.lipo import Lipo, lipo
+from lipo_verl.schemes import Responses, State, get_scheme
 
 logger = logging.getLogger(__name__)
-
-ACCURACY = ("accuracy", "acc")
-"""What rewards call the part that says how right an answer is."""
 
 LARGEST_REWARD = 1e100
 """The square of a larger one is no float64."""
@@ -33,19 +31,27 @@ class Group:
     """The groups of one size that a batch holds, and what LIPO made of them.
 
     rows:      (G, n) int64, the batch rows of each group's responses
-    rewards:   (G, n) float64, the rule's scores
-    lengths:   (G, n) float, tokens
-    truncated: (G, n) bool, cut at the response budget
-    correct:   (G, n) bool, the right answers
+    responses: their rewards, lengths, correctness and cuts
     result:    what LIPO made of them; None for groups of one response, whose advantage is 0
+    state:     what the scheme remembers after the batch, by name
     """
 
     rows: ndarray
-    rewards: ndarray
-    lengths: ndarray
-    truncated: ndarray
-    correct: ndarray
+    responses: Responses
     result: Lipo | None
+    state: State
+
+    @property
+    def raised(self) -> ndarray:
+        """(G, n) bool, the responses whose reward the scheme raised."""
+        return self.result.shaped > self.responses.rewards
+
+
+@dataclass
+class Memory:
+    """What a scheme remembers from batch to batch; one for each run."""
+
+    state: State | None = None
 
 
 def token_advantages(
@@ -57,6 +63,7 @@ def token_advantages(
     lengths: ndarray | None = None,
     truncated: ndarray | None = None,
     accuracy: ndarray | None = None,
+    memory: Memory | None = None,
 ) -> tuple[Tensor, list[Group]]:
     """LIPO's advantage of every token of a batch, as a trainer wants it, and the groups behind it.
 
@@ -69,6 +76,7 @@ def token_advantages(
     truncated:           (B,) bool, the responses that were cut; None: those that reach the budget
     accuracy:            (B,) the part of the reward that says how right the answer is, NaN where it
                          names none; None: the scores say it
+    memory:              the run's, for a scheme that has one
     returns:             (B, T) advantages on the rewards' device, of their type, float32 where that
                          is no float; the groups
 
@@ -82,7 +90,7 @@ def token_advantages(
         lengths = advantages.sum(-1, dtype=summed_in).cpu().numpy()
     if truncated is None:
         truncated = reaches(config.response_budget, advantages)
-    of_response, groups = estimate(scores, lengths, truncated, uids, config, accuracy)
+    of_response, groups = estimate(scores, lengths, truncated, uids, config, accuracy, memory)
     advantages.mul_(torch.from_numpy(of_response[:, None]).to(advantages))
     return advantages, groups
 
@@ -108,6 +116,7 @@ def estimate(
     uids: Sequence[Any] | ndarray,
     config: LipoConfig,
     accuracy: ndarray | None = None,
+    memory: Memory | None = None,
 ) -> tuple[ndarray, list[Group]]:
     """LIPO's advantage of every response of a batch, and the groups behind it.
 
@@ -116,12 +125,13 @@ def estimate(
     truncated: (B,) bool, responses cut at the budget
     uids:      B hashable values; responses of one prompt share theirs, in any order
     accuracy:  (B,) the reward's accuracy part, NaN where it names none; None: it never does
+    memory:    the run's, for a scheme that has one
     returns:   (B,) float64 advantages, and one Group for every group size in the batch
 
     A group without a single token, a trainer's padding, is left out: its advantages are 0.
-    Raises ValueError where there is not one uid per score, and, naming uid and score, where a score
-    is NaN, infinite or beyond LARGEST_REWARD. Warns once of groups of one response: their
-    advantage is 0.
+    Raises ValueError where there is not one uid per score, where the scheme wants a memory or a
+    response budget and has none, and, naming uid and score, where a score is NaN, infinite or
+    beyond LARGEST_REWARD. Warns once of groups of one response: their advantage is 0.
     """
     if isinstance(uids, Tensor) or len(uids) != len(scores):
         raise ValueError(
@@ -136,24 +146,44 @@ def estimate(
             f"{int((~usable).sum())} of {len(scores)} rewards are not finite, or beyond "
             f"{LARGEST_REWARD:g}; look at the reward function."
         )
+    memory = memory or _no_memory(config)
     correct = _correct(scores, accuracy, config.correct_score)
-    advantages = np.zeros(len(scores))
-    groups = []
+    compared, alone = [], []
     for rows in _rows_by_group_size(uids):
         tokens = lengths[rows]
         if not tokens.all():
             rows = rows[tokens.any(1)]
             tokens = np.maximum(lengths[rows], 1)
-            if not len(rows):
-                continue
-        rewards, cut, right, result = scores[rows], truncated[rows], correct[rows], None
-        if rows.shape[1] > 1:
-            result = lipo(rewards, tokens, cut, right, **config.arguments)
+        if not len(rows):
+            continue
+        responses = Responses(
+            scores[rows],
+            tokens.astype(np.float64),
+            correct[rows],
+            truncated[rows],
+            config.response_budget,
+        )
+        (compared if rows.shape[1] > 1 else alone).append((rows, responses))
+    advantages = np.zeros(len(scores))
+    groups = []
+    if compared:
+        results, memory.state = lipo([r for _, r in compared], config, memory.state)
+        for (rows, responses), result in zip(compared, results, strict=True):
             advantages[rows] = result.advantages
-        else:
-            _warn_of_singletons()
-        groups.append(Group(rows, rewards, tokens, cut, right, result))
+            groups.append(Group(rows, responses, result, memory.state or {}))
+    if alone:
+        _warn_of_singletons()
+        groups += [Group(rows, responses, None, {}) for rows, responses in alone]
     return advantages, groups
+
+
+def _no_memory(config: LipoConfig) -> Memory:
+    if get_scheme(config.scheme).remember is not None:
+        raise ValueError(
+            f"the scheme {config.scheme} remembers earlier batches: pass memory=Memory(), the same "
+            "one with every batch of a run."
+        )
+    return Memory()
 
 
 def _correct(scores: ndarray, accuracy: ndarray | None, least: float) -> ndarray:

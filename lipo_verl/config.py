@@ -2,12 +2,14 @@
 
 import difflib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, create_model
+
+from lipo_verl.schemes import Scheme, Settings, get_scheme, schemes
 
 SECTION = "algorithm.lipo"
 
@@ -20,39 +22,43 @@ class LipoSetupError(ValueError):
     """The launch asks for LIPO in a way that cannot work; the message says what to set."""
 
 
-class LipoConfig(BaseModel):
-    """Settings under ``algorithm.lipo.``; docs/lipo.md explains when to change which.
+class LipoConfig(Settings):
+    """Settings under ``algorithm.lipo.``: these, and those of the scheme; docs/lipo.md explains
+    when to change which, docs/schemes.md has the schemes.
 
-    Labels: [V] said by a source on the paper, [I] our reading of it, [ours] not in the paper.
+    ``LipoConfig(scheme="kimi", weight=0.2)`` is an instance of a subclass that has both.
+    Labels: [V] said by a source on the paper, [C] read in public code, [I] our reading, [ours] not
+    in the paper.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    reward_threshold: float = Field(
-        0.1, description="xi: rewards closer than this count as equal; <= 0: no boost [V]"
-    )
-    pairing: Literal["all", "adjacent"] = Field(
-        "all", description="compare with every longer response, or the next longer only [I]"
-    )
-    decay: Literal["linear", "cosine"] = Field(
-        "linear", description="how the boost falls to 0 at length_threshold [I]"
-    )
-    length_threshold: float | None = Field(
-        None, gt=0, description="L_max in tokens; null: the longest response of the group [V/I]"
-    )
-    boost: float = Field(
-        0.1,
-        ge=0,
-        description="kappa; up to xi/(1-xi) an answer worse by xi or more never overtakes [D]",
+    scheme: str = Field("lipo", description="what length does to rewards; lipo: the paper's Eq. 3")
+    weights: Literal["lipo", "none"] | None = Field(
+        None,
+        description="weights of mean and deviation, by the distance to an optimum length (lipo); "
+        "null: lipo under the scheme lipo, none under the others [I]",
     )
     weight_scale: Annotated[float, Field(gt=0, allow_inf_nan=True)] | None = Field(
         None, description="s in tokens; null: L_opt; inf: all weights 1 [I]"
     )
     weight_advantage: bool = Field(False, description="multiply A_i by w_i as well [I]")
+    normalization: Literal["group", "batch", "none"] = Field(
+        "group",
+        description="what is divided by once the group's mean is off: the group's deviation "
+        "(GRPO), one of the whole batch (REINFORCE++), or nothing (Dr. GRPO) [ours]",
+    )
     std_floor: float = Field(0.0, ge=0, description="least standard deviation; 0: the paper [ours]")
+    keep: int | None = Field(
+        None,
+        ge=2,
+        description="learn from this many responses of a group, those that keep_by puts first; "
+        "null: from all (GFPO) [ours]",
+    )
+    keep_by: Literal["length", "reward_per_token"] = Field(
+        "length", description="the shortest first, or the highest reward per token [ours]"
+    )
     correct_only: bool = Field(
         True,
-        description="length tells correct answers apart only: no boost for a wrong one; "
+        description="length tells correct answers apart only: no raise for a wrong one; "
         "false: the paper [ours]",
     )
     correct_score: float = Field(
@@ -77,6 +83,12 @@ class LipoConfig(BaseModel):
         "framework says [ours]",
     )
 
+    def __new__(cls, **settings: Any) -> "LipoConfig":
+        return super().__new__(_of(settings.get("scheme", "lipo")) if cls is LipoConfig else cls)
+
+    def __reduce__(self) -> Any:
+        return LipoConfig.parse, (self.model_dump(),)
+
     @classmethod
     def parse(cls, section: Mapping[str, Any] | None) -> "LipoConfig":
         """The settings in ``section``, defaults for what it leaves out.
@@ -86,34 +98,75 @@ class LipoConfig(BaseModel):
         if not isinstance(section, Mapping | DictConfig | None):
             raise LipoConfigError(
                 f"{SECTION}={section!r} is no group of settings; set {SECTION}.<setting>: "
-                f"{', '.join(cls.model_fields)}."
+                f"{', '.join(_of('lipo').model_fields)}."
             )
+        settings = {str(key): value for key, value in (section or {}).items()}
+        of_scheme = _of(settings.get("scheme", "lipo"))
         try:
-            return cls.model_validate({str(key): value for key, value in (section or {}).items()})
+            return of_scheme.model_validate(settings)
         except ValidationError as error:
-            raise LipoConfigError("\n".join(map(cls._explain, error.errors()))) from None
+            raise LipoConfigError("\n".join(map(of_scheme._explain, error.errors()))) from None
 
     @classmethod
     def _explain(cls, error: Any) -> str:
-        key = str(error["loc"][0])
+        key, known = str(error["loc"][0]), list(cls.model_fields)
         if error["type"] == "extra_forbidden":
-            known = list(cls.model_fields)
+            others = [s.name for s in schemes() if key in s.settings.model_fields]
             close = difflib.get_close_matches(key, known, 1)
-            hint = f" Did you mean {SECTION}.{close[0]}?" if close else ""
+            hint = ""
+            if others:
+                hint = f" It is one of scheme={' and of scheme='.join(others)}."
+            elif close:
+                hint = f" Did you mean {SECTION}.{close[0]}?"
             return f"{SECTION}.{key}: no such setting.{hint} Settings: {', '.join(known)}."
         field = cls.model_fields[key]
+        if error["type"] == "missing":
+            return f"{SECTION}.{key} is missing. {key}: {field.description}."
         return (
             f"{SECTION}.{key}={error['input']!r}: {error['msg']}. "
             f"{key}: {field.description}; default {_plain(field.default)}."
         )
 
-    @functools.cached_property
-    def arguments(self) -> dict[str, Any]:
-        """The settings as keyword arguments of :func:`lipo_verl.lipo.lipo`."""
-        return self.model_dump(exclude={"response_budget"})
+    @property
+    def without_effect(self) -> Iterator[str]:
+        """A sentence for every setting that does nothing beside the others."""
+        weighted = (
+            self.weights == "lipo" or self.weights is None and get_scheme(self.scheme).weights
+        )
+        if not weighted and (self.weight_scale is not None or self.weight_advantage):
+            yield f"weight_scale and weight_advantage do nothing without {SECTION}.weights=lipo."
+        if self.normalization == "none" and self.std_floor:
+            yield f"std_floor does nothing with {SECTION}.normalization=none."
+        if self.keep is None and self.keep_by != "length":
+            yield f"keep_by does nothing where {SECTION}.keep is not set."
 
     def __str__(self) -> str:
         return " ".join(f"{key}={_plain(value)}" for key, value in self.model_dump().items())
+
+
+def _of(scheme: Any) -> type[LipoConfig]:
+    """The class of the settings under a scheme. Raises LipoConfigError for an unknown one."""
+    try:
+        found = get_scheme(scheme)
+    except (KeyError, TypeError):
+        names = [known.name for known in schemes()]
+        close = difflib.get_close_matches(str(scheme), names, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise LipoConfigError(
+            f"{SECTION}.scheme={scheme!r}: no such scheme.{hint} Schemes: {', '.join(names)}."
+        ) from None
+    return _with_settings(found)
+
+
+@functools.cache
+def _with_settings(scheme: Scheme) -> type[LipoConfig]:
+    if taken := scheme.settings.model_fields.keys() & LipoConfig.model_fields.keys():
+        raise LipoConfigError(
+            f"the scheme {scheme.name} calls its settings {', '.join(sorted(taken))}, as common "
+            "ones of LIPO; it must give them other names."
+        )
+    bases = (LipoConfig,) if scheme.settings is Settings else (scheme.settings, LipoConfig)
+    return create_model(LipoConfig.__name__, __base__=bases)
 
 
 def _plain(value: Any) -> str:

@@ -1,24 +1,29 @@
-"""The mathematics of LIPO: rewards and lengths of one group in, advantages out.
+"""The mathematics of LIPO: rewards and lengths of groups of responses in, advantages out.
 
 Source: Tiny-R1V (arXiv 2510.08987), Eq. 3 and 4. The authors published neither code nor the
 equations as text, so every step carries its label: [V] said by a source, [F] measured from the
 authors' figures, [I] our reading, [D] derived or checked numerically, [ours] added by us.
 
-All arrays are ``(G, n)``: G groups (prompts) of n responses each. Group members may stand in any
-order. Everything is computed in float64. NumPy, because these are a few thousand scalars on the
-CPU: a call of torch's costs three to four times one of NumPy's at that size, and nothing else.
+1. Adaptive reward adjustment (Eq. 3), :mod:`lipo_verl.schemes.lipo`: R -> R'. A rival's scheme may
+   stand in its place.
+2. Dynamic advantage estimation (Eq. 4): weights, weighted mean and deviation.
+
+All arrays are ``(G, n)``: G groups (prompts) of n responses each, in any order. Everything is
+computed in float64. NumPy, because these are a few thousand scalars on the CPU: a call of torch's
+costs three to four times one of NumPy's at that size, and nothing else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy import ndarray
 
+from lipo_verl.config import LipoConfig
+from lipo_verl.schemes import Responses, State, get_scheme
+
 EPSILON = 1e-6
 """Added to the standard deviation, as GRPO does. [I]"""
-
-TOLERANCE = 1e-6
-"""Rewards that lie the threshold apart, but for rounding, are that far apart. [ours]"""
 
 _LARGEST_EXPONENT = 600.0
 """exp(-600) is a normal float64, so that a weight is never zero: w in (0, 1]. [D]"""
@@ -30,8 +35,8 @@ class Lipo:
 
     advantages: (G, n)  A_i of Eq. 4, after the options of ours
     unclamped:  (G, n)  the same before ``sign_clamp``
-    adjusted:   (G, n)  R'_i of Eq. 3
-    boosted:    (G, n)  bool, S_i: some longer peer has about the same reward; after the guards
+    shaped:     (G, n)  R'_i of Eq. 3, or of another scheme
+    kept:       (G, n)  bool, the responses that the filter leaves
     distances:  (G, n)  -log w_i, from 0 to 1e300
     optimum:    (G, 1)  L_opt, tokens
     gated:      (G, 1)  bool, the length terms are off for want of correct answers
@@ -39,83 +44,102 @@ class Lipo:
 
     advantages: ndarray
     unclamped: ndarray
-    adjusted: ndarray
-    boosted: ndarray
+    shaped: ndarray
+    kept: ndarray
     distances: ndarray
     optimum: ndarray
     gated: ndarray
 
     @property
     def weights(self) -> ndarray:
-        """(G, n) w_i in (0, 1]."""
-        return _weights(self.distances)
+        """(G, n) w_i in (0, 1]; 0 for a response that is not kept."""
+        return _weights(self.distances) * self.kept
 
 
 def lipo(
-    rewards: ndarray,
-    lengths: ndarray,
-    truncated: ndarray | None = None,
-    correct: ndarray | None = None,
-    *,
-    reward_threshold: float = 0.1,
-    pairing: str = "all",
-    decay: str = "linear",
-    length_threshold: float | None = None,
-    boost: float = 0.1,
-    weight_scale: float | None = None,
-    weight_advantage: bool = False,
-    std_floor: float = 0.0,
-    correct_only: bool = True,
-    correct_score: float = 0.5,
-    min_pass_rate: float = 0.0,
-    sign_clamp: bool = False,
-) -> Lipo:
-    """Eq. 3 and 4 for G groups of n >= 2 responses.
+    batch: Sequence[Responses], config: LipoConfig, state: State | None = None
+) -> tuple[list[Lipo], State | None]:
+    """Eq. 3 and 4 for a batch.
 
-    rewards:   (G, n), any float type, the rule's score of each response
-    lengths:   (G, n), any type, tokens the policy generated; at least 1
-    truncated: (G, n) bool, responses cut at the budget: their length is unknown, so they are never
-               boosted [ours]; None: none is
-    correct:   (G, n) bool, the right answers; None: those with rewards from ``correct_score`` on
+    batch:   its groups of two or more responses, those of one size together
+    config:  the settings
+    state:   what the scheme remembers of the batches before; None: there was none
+    returns: what LIPO makes of each part of the batch, and the scheme's state
 
-    The settings are those of :class:`lipo_verl.config.LipoConfig`.
+    Raises ValueError where the scheme needs a response budget, and the batch has none.
     """
-    R, L = np.asarray(rewards, np.float64), np.asarray(lengths, np.float64)
+    scheme = get_scheme(config.scheme)
+    memory = ()
+    if scheme.remember is not None:
+        memory = (state := scheme.remember(state, batch, config),)
+    weights = scheme.weights if config.weights is None else config.weights == "lipo"
+
+    # 1. Adaptive reward adjustment (Eq. 3), or a rival's; 2. dynamic advantage estimation (Eq. 4)
+    shaped = [scheme.function(responses, config, *memory) for responses in batch]
+    compared = [
+        _compared(responses, R, weights, config) for responses, R in zip(batch, shaped, strict=True)
+    ]
+    deviations = _DEVIATIONS[config.normalization](compared)
+    results = []
+    for responses, part, deviation in zip(batch, compared, deviations, strict=True):
+        A = part.centred
+        if deviation is not None:
+            A = A / (np.maximum(deviation, config.std_floor) + EPSILON)
+        results.append(_guarded(responses, part, A, config))
+    return results, state
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Shaped rewards under weights; fields as in :class:`Lipo`, and w up to a factor per group."""
+
+    shaped: ndarray
+    kept: ndarray
+    distances: ndarray
+    optimum: ndarray
+    gated: ndarray
+    w: ndarray
+    centred: ndarray
+
+
+def _compared(
+    responses: Responses, shaped: ndarray, weights: bool, config: LipoConfig
+) -> _Compared:
+    R, L, correct = responses.rewards, responses.lengths, responses.correct
+    if config.correct_only:  # a short failure is never paid for [ours]
+        shaped = np.where(correct, shaped, np.minimum(shaped, R))
+
+    # The distance to the optimum length weighs the group: a cusp, and a zero baseline [F]
     ordered = np.sort(L, axis=1)
-    shortest, longest = ordered[:, :1], ordered[:, -1:]
-    if correct is None:
-        correct = R >= correct_score
+    optimum = np.maximum(2 * ordered[:, :1], _middle(ordered))  # [V]
+    distance = np.zeros(L.shape)
+    if weights:
+        scale = optimum if config.weight_scale is None else config.weight_scale  # [I]
+        distance = np.minimum(np.abs(L - optimum) / scale, 1e300)  # -log w
 
-    # 1. Adaptive reward adjustment (Eq. 3). The factor [V], its form [I]: h falls from 1 to 0 at
-    # L_max; S_i asks whether a longer answer exists whose reward is about the same.
-    L_max = longest if length_threshold is None else length_threshold
-    h = _DECAYS[decay](np.minimum(L / L_max, 1))
-    S = _PAIRINGS[pairing](R, L, reward_threshold - TOLERANCE)
-    if truncated is not None:
-        S = S & ~truncated
-    if correct_only:  # a short failure is never paid for [ours]
-        S = S & correct
-
-    # 2. Dynamic advantage estimation (Eq. 4): the distance to the optimum length weighs the group.
-    optimum = np.maximum(2 * shortest, _middle(ordered))  # [V]
-    scale = optimum if weight_scale is None else weight_scale  # [I]
-    distance = np.minimum(np.abs(L - optimum) / scale, 1e300)  # -log w: cusp, zero baseline [F]
-
+    kept = np.ones(L.shape, bool) if config.keep is None else _kept(R, L, config)
     gated = np.zeros(optimum.shape, bool)
-    if min_pass_rate > 0:  # collapse guard: groups that seldom answer right learn as GRPO [ours]
-        gated = correct.mean(1, keepdims=True) < min_pass_rate
-        S, distance = S & ~gated, np.where(gated, 0.0, distance)
+    if config.min_pass_rate > 0:  # collapse guard: who seldom answers right learns as GRPO [ours]
+        gated = responses.pass_rate < config.min_pass_rate
+        shaped, distance = np.where(gated, R, shaped), np.where(gated, 0.0, distance)
+        kept |= gated
 
-    adjusted = R + boost * S * h * np.maximum(R, 0)  # max(R, 0): a negative reward stays [ours]
     nearest = distance.min(1, keepdims=True)
-    w = _weights(distance - nearest)  # only their ratios matter: none of a group underflows
-    A = unclamped = _normalised(adjusted, w, std_floor)
-    if weight_advantage:
-        of_advantage = _weights(distance)  # the reading of one review [I]
-        A = unclamped = A * np.where(correct | (not correct_only), of_advantage, 1.0)
-    if sign_clamp:
+    if config.keep is not None:
+        nearest = np.where(kept, distance, np.inf).min(1, keepdims=True)
+    w = _weights(distance - nearest) * kept  # only their ratios matter: none of a group underflows
+    centred = shaped - (w * shaped).sum(1, keepdims=True) / w.sum(1, keepdims=True)
+    return _Compared(shaped, kept, distance, optimum, gated, w, centred * kept)
+
+
+def _guarded(responses: Responses, part: _Compared, A: ndarray, config: LipoConfig) -> Lipo:
+    correct = responses.correct
+    if config.weight_advantage:  # the reading of one review [I]
+        A = A * np.where(correct | (not config.correct_only), _weights(part.distances), 1.0)
+    unclamped = A
+    if config.sign_clamp:
         A = np.where(sign_flips(correct, A), 0.0, A)  # [ours]
-    return Lipo(A, unclamped, adjusted, S, distance, optimum, gated)
+    return Lipo(A, unclamped, part.shaped, part.kept, part.distances, part.optimum, part.gated)
 
 
 def sign_flips(correct: ndarray, A: ndarray) -> ndarray:
@@ -128,49 +152,44 @@ def sign_flips(correct: ndarray, A: ndarray) -> ndarray:
     return mixed & np.where(correct, A < 0, A > 0)
 
 
+def _kept(R: ndarray, L: ndarray, config: LipoConfig) -> ndarray:
+    """(G, n) bool, the ``keep`` first of each group, and who ties with the last of them."""
+    key = L if config.keep_by == "length" else -R / L
+    if config.keep >= key.shape[1]:
+        return np.ones(key.shape, bool)
+    return key <= np.partition(key, config.keep - 1)[:, config.keep - 1, None]
+
+
 def _weights(distance: ndarray) -> ndarray:
     return np.exp(-np.minimum(distance, _LARGEST_EXPONENT))
 
 
-def _normalised(R: ndarray, w: ndarray, std_floor: float) -> ndarray:
-    """(G, n) (R - mu) / (sigma + eps) under weights w. [I]
+def _deviation(centred: ndarray, w: ndarray) -> ndarray:
+    """(G, 1) the standard deviation under weights w. [I]
 
     The variance is the reliability-weighted one: for w = 1 it is the n-1 form. Its denominator,
     sum w - (sum w^2) / sum w, is written as a sum over pairs i < j, so that nothing cancels.
     """
     below = w.cumsum(1)
-    total = below[:, -1:]
     pairs = (w[:, 1:] * below[:, :-1]).sum(1, keepdims=True)
-    centred = R - (w * R).sum(1, keepdims=True) / total
-    variance = (w * centred * centred).sum(1, keepdims=True) * total / (2 * pairs)
-    return centred / (np.maximum(np.sqrt(variance), std_floor) + EPSILON)
+    return np.sqrt((w * centred * centred).sum(1, keepdims=True) * below[:, -1:] / (2 * pairs))
 
 
-def _linear(x: ndarray) -> ndarray:
-    return 1 - x
+def _of_groups(parts: Sequence[_Compared]) -> list[ndarray | None]:
+    return [_deviation(part.centred, part.w) for part in parts]
 
 
-def _cosine(x: ndarray) -> ndarray:
-    return 0.5 * (1 + np.cos(np.pi * x))
+def _of_batch(parts: Sequence[_Compared]) -> list[ndarray | None]:
+    """One deviation of all responses, each from its group's mean, over n-1 of them. [I]"""
+    centred, w = (
+        np.concatenate([array.ravel() for array in arrays])[None]
+        for arrays in ([part.centred for part in parts], [part.w for part in parts])
+    )
+    return [_deviation(centred, w)] * len(parts)
 
 
-def _all_pairs(R: ndarray, L: ndarray, threshold: float) -> ndarray:
-    """(G, n) bool: some longer response of the group has a reward less than ``threshold`` away."""
-    longer = L[:, None, :] > L[:, :, None]
-    close = np.abs(R[:, None, :] - R[:, :, None]) < threshold
-    return (longer & close).any(2)
-
-
-def _adjacent_pairs(R: ndarray, L: ndarray, threshold: float) -> ndarray:
-    """As :func:`_all_pairs`, but only the next longer response is looked at (the figure's drawing).
-
-    Equally long responses share their successors: each is compared with all of the next length, so
-    that the outcome does not depend on the order of samples. Breaks monotonicity [D].
-    """
-    longer = L[:, None, :] > L[:, :, None]
-    next_length = np.where(longer, L[:, None, :], np.inf).min(2, keepdims=True)
-    close = np.abs(R[:, None, :] - R[:, :, None]) < threshold
-    return ((L[:, None, :] == next_length) & close).any(2)
+def _of_nothing(parts: Sequence[_Compared]) -> list[ndarray | None]:
+    return [None] * len(parts)
 
 
 def _middle(ordered: ndarray) -> ndarray:
@@ -179,5 +198,4 @@ def _middle(ordered: ndarray) -> ndarray:
     return (ordered[:, (n - 1) // 2, None] + ordered[:, n // 2, None]) / 2
 
 
-_DECAYS = {"linear": _linear, "cosine": _cosine}
-_PAIRINGS = {"all": _all_pairs, "adjacent": _adjacent_pairs}
+_DEVIATIONS = {"group": _of_groups, "batch": _of_batch, "none": _of_nothing}

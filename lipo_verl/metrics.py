@@ -13,10 +13,6 @@ from lipo_verl.lipo import sign_flips
 
 logger = logging.getLogger(__name__)
 
-MOST_KEPT = 256
-"""Batches, or groups of them, that wait for a trainer to take their metrics; the oldest go first.
-Trainers take them after 1 to a few dozen."""
-
 _ZERO = 1e-9
 """An advantage closer to 0 than this is none."""
 
@@ -37,20 +33,25 @@ def lipo_metrics(groups: Collection[Group]) -> dict[str, float]:
     def mean(values: ndarray) -> float:
         return float(values.mean()) if values.size else 0.0
 
-    lengths = flat(lambda g: g.lengths)
-    correct = flat(lambda g: g.correct)
-    gain = flat(lambda g: g.result.adjusted - g.rewards)
+    lengths = flat(lambda g: g.responses.lengths)
+    correct = flat(lambda g: g.responses.correct)
+    gain = flat(lambda g: g.result.shaped - g.responses.rewards)
     return {
         "lipo/groups_of_one": alone,
         "lipo/groups_active": mean(flat(lambda g: (abs(g.result.advantages) > _ZERO).any(1))),
-        "lipo/groups_all_right": mean(flat(lambda g: g.correct.all(1))),
-        "lipo/groups_all_wrong": mean(flat(lambda g: ~g.correct.any(1))),
-        "lipo/groups_same_length": mean(flat(lambda g: (g.lengths == g.lengths[:, :1]).all(1))),
-        "lipo/groups_truncated": mean(flat(lambda g: g.truncated.any(1))),
+        "lipo/groups_all_right": mean(flat(lambda g: g.responses.correct.all(1))),
+        "lipo/groups_all_wrong": mean(flat(lambda g: ~g.responses.correct.any(1))),
+        "lipo/groups_same_length": mean(
+            flat(lambda g: (g.responses.lengths == g.responses.lengths[:, :1]).all(1))
+        ),
+        "lipo/groups_truncated": mean(flat(lambda g: g.responses.truncated.any(1))),
         "lipo/groups_gated": mean(flat(lambda g: g.result.gated)),
-        "lipo/truncated": mean(flat(lambda g: g.truncated)),
+        "lipo/truncated": mean(flat(lambda g: g.responses.truncated)),
         "lipo/boosted": mean(gain > 0),
         "lipo/boost": mean(gain[gain > 0]),
+        "lipo/lowered": mean(gain < 0),
+        "lipo/penalty": mean(-gain[gain < 0]),
+        "lipo/kept": mean(flat(lambda g: g.result.kept)),
         "lipo/optimum_length": mean(flat(lambda g: g.result.optimum)),
         "lipo/weight": mean(flat(lambda g: g.result.weights)),
         "lipo/accuracy": mean(correct),
@@ -59,10 +60,12 @@ def lipo_metrics(groups: Collection[Group]) -> dict[str, float]:
         "lipo/length_wrong": mean(lengths[~correct]),
         "lipo/tokens_per_correct": float(lengths.sum()) / max(int(correct.sum()), 1),
         "lipo/length_score_correlation": mean(
-            flat(lambda g: _rank_correlation(g.lengths, g.rewards))
+            flat(lambda g: _rank_correlation(g.responses.lengths, g.responses.rewards))
         ),
-        "lipo/sign_flips": mean(flat(lambda g: sign_flips(g.correct, g.result.unclamped))),
-    }
+        "lipo/sign_flips": mean(
+            flat(lambda g: sign_flips(g.responses.correct, g.result.unclamped))
+        ),
+    } | {f"lipo/{name}": value for name, value in compared[-1].state.items()}
 
 
 def reward_metrics(batches: Iterable[Mapping[str, ndarray]]) -> dict[str, float]:

@@ -45,11 +45,12 @@ from numpy import ndarray
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
-from lipo_verl import probe
-from lipo_verl.batch import ACCURACY, Group, reaches, token_advantages
+from lipo_verl import contract, probe
+from lipo_verl.batch import reaches, token_advantages
 from lipo_verl.config import LipoConfig, LipoSetupError
+from lipo_verl.contract import ACCURACY, MOST_KEPT, Launch, Run
 from lipo_verl.import_hook import after_import
-from lipo_verl.metrics import MOST_KEPT, CollapseAlarm, lipo_metrics, reward_metrics
+from lipo_verl.metrics import reward_metrics
 from lipo_verl.rewards import stop
 
 logger = logging.getLogger(__name__)
@@ -57,14 +58,11 @@ logger = logging.getLogger(__name__)
 _lacking: list[str] = []
 """What keeps LIPO from working in this verl, each a sentence's end after "verl"."""
 
-_groups: deque[Group] = deque(maxlen=MOST_KEPT)
-"""The groups of the batches whose metrics were not taken yet, the newest first; asynchronous
-trainers compute advantages several times a step. One process, one trainer."""
+_run = Run()
+"""Asynchronous trainers compute advantages several times a step. One process, one trainer."""
 
 _parts: deque[dict[str, ndarray]] = deque(maxlen=MOST_KEPT)
 """The parts of their rewards, a batch each."""
-
-_alarm = CollapseAlarm()
 
 _batch: list[Any] = []
 """The batch that verl's ``compute_advantage`` works on."""
@@ -107,10 +105,7 @@ def compute_lipo_advantage(
             "compute_advantage; an estimator called directly takes it as index."
         )
     known = _known(_batch[-1], response_mask, settings) if _batch else {}
-    advantages, groups = token_advantages(
-        token_level_rewards, response_mask, index, settings, **known
-    )
-    _groups.extendleft(reversed(groups))
+    advantages = _run.advantages(token_level_rewards, response_mask, index, settings, **known)
     return advantages, advantages
 
 
@@ -122,7 +117,7 @@ def _known(data: Any, response_mask: Tensor, settings: LipoConfig) -> dict[str, 
     return {
         "lengths": columns.get(_LENGTHS),
         "truncated": truncated,
-        "accuracy": next((parts[name] for name in ACCURACY if name in parts), None),
+        "accuracy": contract.accuracy_of(parts),
     }
 
 
@@ -275,86 +270,70 @@ def _settings(algorithm: Any) -> LipoConfig:
         if isinstance(algorithm, DictConfig) and "actor_rollout_ref" in algorithm._get_root():
             _launch(algorithm._get_root())
         settings = LipoConfig.parse(algorithm.get("lipo"))
-        print(
-            f"LIPO is live in process {os.getpid()} (verl {verl.__version__}): {settings}",
-            flush=True,
-        )
+        contract.announce(f"verl {verl.__version__}", settings)
+        _run.memory.state = None
         _parsed[:] = [(algorithm, settings)]
     return _parsed[0][1]
 
 
-def check_launch(config: Any) -> None:
-    """Refuses a launch of LIPO that could only fail, or mislead, later; warns of settings that do
-    nothing under LIPO, or undo it.
+def check_launch(config: Any) -> LipoConfig:
+    """The settings of a launch; see :func:`lipo_verl.contract.check` for what is refused.
 
-    config: verl's whole configuration. Raises LipoSetupError or LipoConfigError.
+    config: verl's whole configuration
     """
-    algorithm = config.algorithm
-    LipoConfig.parse(algorithm.get("lipo"))
-    n = config.actor_rollout_ref.rollout.n
-    if n < 2:
-        raise LipoSetupError(
-            f"LIPO compares the responses to one prompt, but actor_rollout_ref.rollout.n={n}. "
-            "Set it to 2 or more (5 to 16 are usual)."
-        )
+    algorithm, rollout = config.algorithm, config.actor_rollout_ref.rollout
+    kl = empties = drops = None
     if algorithm.use_kl_in_reward:
-        raise LipoSetupError(
-            "LIPO compares rule scores, but algorithm.use_kl_in_reward=True hands it scores minus "
-            "KL. Set algorithm.use_kl_in_reward=False, and "
-            "actor_rollout_ref.actor.use_kl_loss=True to keep the KL term in the loss."
+        kl = (
+            "algorithm.use_kl_in_reward=True hands it scores minus KL. Set "
+            "algorithm.use_kl_in_reward=False, and actor_rollout_ref.actor.use_kl_loss=True to "
+            "keep the KL term in the loss."
         )
     correction = algorithm.get("rollout_correction") or {}
     for key in "rollout_rs", "rollout_token_veto_threshold":
         if correction.get(key) is not None and not correction.get("bypass_mode"):
-            raise LipoSetupError(
+            empties = (
                 f"algorithm.rollout_correction.{key}={correction[key]} empties the mask of "
                 "rejected responses before LIPO can count their tokens. Set it to null; importance "
                 "weights (rollout_is) are fine, and so is bypass_mode=True, where the loss rejects."
             )
-    for text in _without_effect(algorithm):
-        _warn_once(text)
+    if (algorithm.get("filter_groups") or {}).get("enable"):
+        drops = "algorithm.filter_groups.enable=True"
+    return contract.check(
+        Launch(
+            section=algorithm.get("lipo"),
+            responses=("actor_rollout_ref.rollout.n", rollout.n),
+            budget=rollout.response_length,
+            kl_in_rewards=kl,
+            empties_masks=empties,
+            drops_right_groups=drops,
+            ignored=[*_ignored(algorithm)],
+        )
+    )
 
 
-def _without_effect(algorithm: Any) -> Iterator[str]:
+def _ignored(algorithm: Any) -> Iterator[str]:
     if not algorithm.get("norm_adv_by_std_in_grpo", True):
         yield (
-            "algorithm.norm_adv_by_std_in_grpo=False is not read by LIPO: it divides by its "
-            "weighted deviation all the same. algorithm.lipo.std_floor limits what that does."
-        )
-    if (algorithm.get("filter_groups") or {}).get("enable"):
-        yield (
-            "algorithm.filter_groups.enable=True drops the groups that are all right, the very "
-            "ones that LIPO shortens. Set it to False."
+            "algorithm.norm_adv_by_std_in_grpo=False is not read by LIPO. "
+            "algorithm.lipo.normalization=none divides by no deviation; std_floor limits what "
+            "dividing does."
         )
     for key in "gdpo_reward_keys", "gdpo_reward_weights":
         if algorithm.get(key):
             yield f"algorithm.{key} is not read by LIPO: it compares the whole score."
 
 
-@functools.cache
-def _warn_once(text: str) -> None:
-    logger.warning("%s", text)
-
-
 def _launch(config: Any) -> None:
-    """Checks a launch, and hands the response budget over; config: as of :func:`check_launch`."""
+    """Checks a launch, and writes the response budget where the user did not, since trainers may
+    hand over their ``algorithm`` section alone; config: verl's whole configuration."""
     estimator = OmegaConf.select(config, "algorithm.adv_estimator")
-    if estimator == "lipo":
-        check_launch(config)
-        _hand_over_budget(config)
-    elif OmegaConf.select(config, "algorithm.lipo") is not None:
-        _warn_once(
-            f"algorithm.lipo is set, but algorithm.adv_estimator={estimator} does not read it"
-        )
-
-
-def _hand_over_budget(config: Any) -> None:
-    """Writes ``algorithm.lipo.response_budget`` where the user did not, since trainers may hand
-    over their ``algorithm`` section alone."""
-    given = config.algorithm.get("lipo") or {}
-    budget = {"response_budget": config.actor_rollout_ref.rollout.response_length}
+    if estimator != "lipo":
+        contract.warn_of_unread(OmegaConf.select(config, "algorithm.lipo"), estimator)
+        return
+    budget = {"response_budget": check_launch(config).response_budget}
     with open_dict(config.algorithm):
-        config.algorithm.lipo = OmegaConf.merge(budget, given)
+        config.algorithm.lipo = OmegaConf.merge(config.algorithm.get("lipo") or {}, budget)
 
 
 def _start(config: Any) -> None:
@@ -406,7 +385,7 @@ def _trial() -> str | None:
         )
     finally:
         _parsed.clear()
-        _groups.clear()
+        _run.groups.clear()
         _parts.clear()
 
 
@@ -455,11 +434,7 @@ def _main_with_start(main: Any) -> Any:
 def _with_lipo_metrics(compute_data_metrics: Any) -> Any:
     @functools.wraps(compute_data_metrics)
     def compute_data_and_lipo_metrics(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        metrics = compute_data_metrics(*args, **kwargs) | reward_metrics(_parts)
-        if _groups:
-            of_lipo = lipo_metrics(_groups)
-            metrics.update(of_lipo, **_alarm(of_lipo))
-        _groups.clear()
+        metrics = compute_data_metrics(*args, **kwargs) | reward_metrics(_parts) | _run.metrics()
         _parts.clear()
         return metrics
 

@@ -21,7 +21,6 @@ refuse a run that asks for LIPO.
 import difflib
 import functools
 import importlib
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,11 +32,9 @@ import numpy as np
 import verl
 from torch import Tensor
 
-from lipo_verl.batch import ACCURACY, Group, token_advantages
+from lipo_verl import contract
 from lipo_verl.config import LipoConfig, LipoSetupError
-from lipo_verl.metrics import CollapseAlarm, lipo_metrics
-
-logger = logging.getLogger(__name__)
+from lipo_verl.contract import Launch, Run
 
 _lacking: list[str] = []
 """What LIPO needs of EasyR1's modules, and those imported so far do not have."""
@@ -48,7 +45,7 @@ class _Process:
     """What the trainer, the estimator and the metrics of one process share."""
 
     settings: LipoConfig | None = None
-    groups: list[Group] = field(default_factory=list)
+    run: Run = field(default_factory=Run)
     rewards: Any = None
     """Ray's reference to the rewards that the batch was given last."""
     accuracy: np.ndarray | None = None
@@ -79,7 +76,7 @@ def compute_lipo_advantage(
             "in the process that computes the advantages, and none with "
             "algorithm.adv_estimator=lipo was made here. Make the trainer first."
         )
-    advantages, _process.groups = token_advantages(
+    advantages = _process.run.advantages(
         token_level_rewards, response_mask, index, _process.settings, accuracy=_process.accuracy
     )
     return advantages, advantages
@@ -104,30 +101,27 @@ def check_launch(config: Any) -> LipoConfig | None:
             "EasyR1 0.3.2 is the first that has all of it. Install that or a later one; where "
             "yours is later, lipo_verl is too old for it."
         )
-    settings = LipoConfig.parse(algorithm.lipo)
-    n = config.worker.rollout.n
-    if n < 2:
-        raise LipoSetupError(
-            f"LIPO compares the responses to one prompt, but worker.rollout.n={n}. "
-            "Set it to 2 or more (5 to 16 are usual)."
-        )
+    kl = drops = None
     if not algorithm.disable_kl and not algorithm.use_kl_loss:
-        raise LipoSetupError(
-            "LIPO compares rule scores, but algorithm.disable_kl=false with "
-            "algorithm.use_kl_loss=false hands it scores minus KL. Set algorithm.use_kl_loss=true "
-            "and algorithm.kl_penalty=low_var_kl to keep the KL term, in the loss as in the paper, "
-            "or algorithm.disable_kl=true."
+        kl = (
+            "algorithm.disable_kl=false with algorithm.use_kl_loss=false hands it scores minus KL. "
+            "Set algorithm.use_kl_loss=true and algorithm.kl_penalty=low_var_kl to keep the KL "
+            "term, in the loss as in the paper, or algorithm.disable_kl=true."
         )
     if algorithm.online_filtering and algorithm.filter_high <= 1:
-        logger.warning(
-            "algorithm.online_filtering with filter_high=%s drops the groups that are all right, "
-            "the very ones that LIPO shortens. Set algorithm.filter_high=1.01 to drop only those "
-            "that are all wrong, or algorithm.online_filtering=false.",
-            algorithm.filter_high,
+        drops = (
+            f"algorithm.online_filtering with filter_high={algorithm.filter_high} (1.01 drops only "
+            "those that are all wrong)"
         )
-    if settings.response_budget is None:
-        settings = settings.model_copy(update={"response_budget": config.data.max_response_length})
-    return settings
+    return contract.check(
+        Launch(
+            section=algorithm.lipo,
+            responses=("worker.rollout.n", config.worker.rollout.n),
+            budget=config.data.max_response_length,
+            kl_in_rewards=kl,
+            drops_right_groups=drops,
+        )
+    )
 
 
 def _refuse_misspelt(estimator: str) -> None:
@@ -187,11 +181,8 @@ def patch_config(config: ModuleType) -> None:
             settings = check_launch(self)
             if settings is not None:
                 self.algorithm.lipo = settings.model_dump()  # for every logger: defaults as well
-            elif self.algorithm.lipo is not None:
-                logger.warning(
-                    "algorithm.lipo is set, but algorithm.adv_estimator=%s does not read it",
-                    self.algorithm.adv_estimator,
-                )
+            else:
+                contract.warn_of_unread(self.algorithm.lipo, self.algorithm.adv_estimator)
             super().deep_post_init()
 
     for patched in AlgorithmConfig, PPOConfig:
@@ -229,8 +220,8 @@ def _named_accuracy(size: int) -> np.ndarray | None:
     import ray
 
     _, parts = ray.get(_process.rewards)
-    named = next((parts[name] for name in ACCURACY if name in parts), ())
-    return np.asarray(named, np.float64) if len(named) == size else None
+    named = contract.accuracy_of(parts)
+    return named.astype(np.float64) if named is not None and len(named) == size else None
 
 
 def patch_ray_trainer(ray_trainer: ModuleType) -> None:
@@ -243,14 +234,11 @@ def patch_ray_trainer(ray_trainer: ModuleType) -> None:
     def init_and_lipo(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         settings = check_launch(config)
         init(self, config, *args, **kwargs)
-        _process.settings = settings
+        _process.settings, _process.run = settings, Run()
         if settings is not None:
             if self.reward_fn is not None:
                 self.reward_fn = _Rewards(self.reward_fn, config.algorithm.online_filtering)
-            print(
-                f"LIPO is live in process {os.getpid()} (EasyR1 {verl.__version__}): {settings}",
-                flush=True,
-            )
+            contract.announce(f"EasyR1 {verl.__version__}", settings)
 
     ray_trainer.RayPPOTrainer.__init__ = init_and_lipo
     compute_advantage = ray_trainer.compute_advantage
@@ -265,15 +253,10 @@ def patch_ray_trainer(ray_trainer: ModuleType) -> None:
             _process.accuracy = _process.rewards = None
 
     ray_trainer.compute_advantage = compute_advantage_by_accuracy
-    compute_data_metrics, alarm = ray_trainer.compute_data_metrics, CollapseAlarm()
+    compute_data_metrics = ray_trainer.compute_data_metrics
 
     @functools.wraps(compute_data_metrics)
     def compute_data_and_lipo_metrics(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        groups, _process.groups = _process.groups, []
-        metrics = compute_data_metrics(*args, **kwargs)
-        if groups:
-            of_lipo = lipo_metrics(groups)
-            metrics.update(of_lipo, **alarm(of_lipo))
-        return metrics
+        return compute_data_metrics(*args, **kwargs) | _process.run.metrics()
 
     ray_trainer.compute_data_metrics = compute_data_and_lipo_metrics

@@ -10,13 +10,25 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lipo_verl.lipo import EPSILON, lipo
+from lipo_verl.config import LipoConfig
+from lipo_verl.lipo import EPSILON
+from lipo_verl.lipo import lipo as of_batch
+from lipo_verl.schemes import Responses
 
 checked = settings(deadline=None, derandomize=True, max_examples=100)
 thoroughly = settings(checked, max_examples=2000)
 
 PAIRINGS = ("all", "adjacent")
 DECAYS = ("linear", "cosine")
+
+
+def lipo(R, L, truncated=None, correct=None, **chosen):
+    """LIPO on (G, n) rewards and lengths."""
+    R, L = np.asarray(R, np.float64), np.asarray(L, np.float64)
+    truncated = np.zeros(R.shape, bool) if truncated is None else truncated
+    correct = R >= 0.5 if correct is None else correct
+    (result,), _ = of_batch([Responses(R, L, correct, truncated)], LipoConfig(**chosen))
+    return result
 
 
 def moments(R, w):
@@ -29,7 +41,7 @@ def moments(R, w):
 
 
 def reference(R, L, **given_settings):
-    """One group, read straight from the method: (A, R', S, w, L_opt), lists of floats."""
+    """One group, read straight from the method: (A, R', w, L_opt), lists of floats."""
     defaults = dict(reward_threshold=0.1, pairing="all", decay="linear", length_threshold=None)
     defaults |= dict(boost=0.1, weight_scale=None, weight_advantage=False, std_floor=0.0)
     defaults |= dict(correct_only=True)
@@ -45,7 +57,7 @@ def reference(R, L, **given_settings):
             longer = [j for j in longer if L[j] == min(L[k] for k in longer)]
         for j in longer:
             if abs(R[i] - R[j]) < use["reward_threshold"] - 1e-6:
-                S[i] = not guarded[i]
+                S[i] = True
 
     adjusted = []
     for i in range(n):
@@ -53,7 +65,8 @@ def reference(R, L, **given_settings):
             h = max(0.0, 1 - L[i] / L_max)
         else:
             h = 0.5 * (1 + math.cos(math.pi * min(L[i], L_max) / L_max))
-        adjusted.append(R[i] + (max(R[i], 0.0) * use["boost"] * h if S[i] else 0.0))
+        raised = S[i] and not guarded[i]
+        adjusted.append(R[i] + (max(R[i], 0.0) * use["boost"] * h if raised else 0.0))
 
     optimum = max(2 * min(L), median(L))
     scale = optimum if use["weight_scale"] is None else use["weight_scale"]
@@ -64,7 +77,7 @@ def reference(R, L, **given_settings):
     A = [float(Fraction(r) - mean) / (sigma + 1e-6) for r in adjusted]
     if use["weight_advantage"]:
         A = [a if g else a * b for a, b, g in zip(A, w, guarded, strict=True)]
-    return A, adjusted, S, w, optimum
+    return A, adjusted, w, optimum
 
 
 rewards = st.one_of(
@@ -111,8 +124,8 @@ def one(R, L, **kwargs):
     result = lipo(np.array([R]), np.array([L]), **(dict(correct_only=False) | kwargs))
     return (
         result.advantages[0].tolist(),
-        result.adjusted[0].tolist(),
-        result.boosted[0].tolist(),
+        result.shaped[0].tolist(),
+        (result.shaped > np.array([R]))[0].tolist(),
         result.weights[0].tolist(),
         result.optimum.item(),
     )
@@ -125,10 +138,9 @@ def test_equals_the_reference(batch, chosen, correct_only):
     chosen["correct_only"] = correct_only
     result = lipo(np.array(R), np.array(L), **chosen)
     for g, (R_g, L_g) in enumerate(zip(R, L, strict=True)):
-        A, adjusted, S, w, optimum = reference(R_g, L_g, **chosen)
-        assert result.boosted[g].tolist() == S
+        A, adjusted, w, optimum = reference(R_g, L_g, **chosen)
         assert result.optimum[g].item() == optimum
-        assert result.adjusted[g].tolist() == pytest.approx(adjusted, rel=1e-12, abs=1e-14)
+        assert result.shaped[g].tolist() == pytest.approx(adjusted, rel=1e-12, abs=1e-14)
         assert result.weights[g].tolist() == pytest.approx(w, rel=1e-12)
         assert result.advantages[g].tolist() == pytest.approx(A, rel=1e-7, abs=1e-7)
 
@@ -170,14 +182,12 @@ def test_without_boost_and_weights_it_is_grpo(members, pairing):
 @given(group(), every_setting)
 def test_boost_is_bounded_and_spares_the_longest(members, chosen):
     R, L = members
-    _, adjusted, S, *_ = one(R, L, **chosen)
+    _, adjusted, *_ = one(R, L, **chosen)
     boost = chosen.get("boost", 0.1)
-    for reward, length, raised, result in zip(R, L, S, adjusted, strict=True):
+    for reward, length, result in zip(R, L, adjusted, strict=True):
         assert reward <= result <= reward + max(reward, 0) * boost + 1e-12
-        if length == max(L) or reward <= 0 or not raised:
+        if length == max(L) or reward <= 0:
             assert result == reward
-        if length == max(L):
-            assert not raised
 
 
 # 3. Monotonicity
@@ -202,7 +212,7 @@ def test_of_equal_rewards_the_shorter_keeps_at_least_as_much(members, chosen):
 def test_adjacent_pairing_breaks_monotonicity_in_24_of_240_pairs(pairing, broken):
     R = np.array(list(itertools.product([0.0, 1.0], repeat=6)))
     L = np.broadcast_to(np.arange(1, 7), R.shape)
-    adjusted = lipo(R, L, pairing=pairing).adjusted
+    adjusted = lipo(R, L, pairing=pairing).shaped
     pairs = violations = 0
     for i, j in itertools.combinations(range(6), 2):
         both = (R[:, i] == 1) & (R[:, j] == 1)
@@ -221,7 +231,7 @@ def test_boost_falls_continuously_to_zero_at_the_bound(decay, length, step):
     def boost(tokens):
         kwargs = dict(decay=decay, length_threshold=500.0, boost=0.5)
         L = np.array([[tokens, 5000.0]])
-        return lipo(np.ones((1, 2)), L, **kwargs).adjusted[0, 0].item() - 1
+        return lipo(np.ones((1, 2)), L, **kwargs).shaped[0, 0].item() - 1
 
     fall = boost(length) - boost(length + step)
     steepest = 0.5 * math.pi / 2 / 500
@@ -302,7 +312,7 @@ def test_order_of_samples_and_groups_does_not_matter(batch, chosen, random):
     np.testing.assert_allclose(
         shuffled.advantages, straight.advantages[rows][:, columns], rtol=1e-7, atol=1e-7
     )
-    assert np.array_equal(shuffled.boosted, straight.boosted[rows][:, columns])
+    assert np.array_equal(shuffled.shaped, straight.shaped[rows][:, columns])
 
 
 # 8. Scale of lengths
@@ -442,8 +452,8 @@ def test_a_group_that_is_all_wrong_learns_as_without_the_boost(members, chosen):
 def test_correctness_may_come_from_elsewhere_than_the_rewards():
     R, L = [0.5, 0.5, 1.0, 1.0], [10, 20, 10, 20]
     result = lipo(np.array([R]), np.array([L]), correct=np.array([[False, False, True, True]]))
-    assert result.boosted.tolist() == [[False, False, True, False]]
-    assert lipo(np.array([R]), np.array([L])).boosted.tolist() == [[True, False, True, False]]
+    assert (result.shaped > R).tolist() == [[False, False, True, False]]
+    assert (lipo([R], [L]).shaped > R).tolist() == [[True, False, True, False]]
 
 
 @checked

@@ -76,7 +76,7 @@ def trainer(launch):
         )
 
     yield make
-    adapter._process.settings, adapter._process.groups = None, []
+    adapter._process.settings, adapter._process.run.groups = None, []
 
 
 def random_batch(sizes, seed=0, binary=True):
@@ -139,10 +139,10 @@ def test_a_response_as_long_as_the_budget_of_the_data_counts_as_truncated(traine
     trainer(*LIPO, "data.max_response_length=32")
     batch = random_batch([64])
     ray_trainer.compute_advantage(batch, "lipo")
-    (group,) = adapter._process.groups
+    (group,) = adapter._process.run.groups
     cut = (batch.batch["response_mask"].sum(1) == 32).numpy()
     assert cut.any() and not cut.all()
-    assert np.array_equal(group.truncated, cut[group.rows])
+    assert np.array_equal(group.responses.truncated, cut[group.rows])
 
 
 @pytest.mark.parametrize("filtering", [False, True])
@@ -164,11 +164,11 @@ def test_the_accuracy_that_a_reward_names_says_what_is_correct(trainer, monkeypa
         rows = [row for row in reversed(rows) if batch.non_tensor_batch["uid"][row] != "uid-1"]
         batch = batch[rows]
     ray_trainer.compute_advantage(batch, "lipo")
-    (group,) = adapter._process.groups
-    assert np.array_equal(group.correct, np.array(right)[[*rows]][group.rows] == 1)
-    assert group.correct.any() and not group.correct.all()
+    (group,) = adapter._process.run.groups
+    assert np.array_equal(group.responses.correct, np.array(right)[[*rows]][group.rows] == 1)
+    assert group.responses.correct.any() and not group.responses.correct.all()
     ray_trainer.compute_advantage(batch, "lipo")  # a batch of which nothing more was said
-    assert adapter._process.groups[0].correct.all()
+    assert adapter._process.run.groups[0].responses.correct.all()
 
 
 def test_a_budget_of_the_users_stays(trainer):

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lipo_verl.lipo import lipo
+from lipo_verl.batch import estimate
+from lipo_verl.config import LipoConfig
 from lipo_verl.rewards.composite import FORMAT_WEIGHT, combine
 
 shares = st.floats(0, 1)
@@ -29,5 +30,7 @@ def test_the_weights_add_up(weight):
 def test_lipo_tells_a_kept_format_from_a_broken_one_at_its_default_threshold(dtype, accuracy):
     """Rewards reach LIPO as float32 from verl; 1.0 - 0.9 is under 0.1 in float64."""
     scores = [combine(accuracy, 1, FORMAT_WEIGHT), combine(accuracy, 0, FORMAT_WEIGHT)]
-    rewards = torch.tensor([scores], dtype=dtype).double().numpy()
-    assert not np.asarray(lipo(rewards, np.array([[200.0, 100.0]])).boosted).any()
+    rewards = torch.tensor(scores, dtype=dtype).numpy()
+    uncut = np.zeros(2, bool)
+    _, (group,) = estimate(rewards, np.array([200, 100]), uncut, ["a", "a"], LipoConfig())
+    assert not group.raised.any()
