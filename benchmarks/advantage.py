@@ -1,4 +1,4 @@
-"""LIPO's time beside the hosts' own GRPO estimators and beside the floor, in one run.
+"""LIPO's time beside the hosts' own GRPO estimators, the floor and the other schemes, in one run.
 
     python benchmarks/advantage.py [--easyr1 CHECKOUT] [--entries N]
 
@@ -32,14 +32,18 @@ os.environ.setdefault("VERL_PLATFORM", "cpu" if not torch.cuda.is_available() el
 
 from verl.trainer.ppo import core_algos
 
-from lipo_verl.batch import token_advantages
+from lipo_verl.batch import Memory, token_advantages
 from lipo_verl.config import LipoConfig
 from lipo_verl.metrics import lipo_metrics
+from lipo_verl.schemes import schemes
 from lipo_verl.verl_plugin import compute_lipo_advantage
 
 SIZES = ((64, 512), (256, 1024), (1024, 2048), (4096, 512), (4096, 2048), (8192, 4096))
 GROUP = 8
-ALGORITHM = OmegaConf.create({"lipo": {"response_budget": 512}})
+BUDGET = {"response_budget": 512}
+ALGORITHM = OmegaConf.create({"lipo": BUDGET})
+NEEDED = {"laser": {"target_length": 256}}
+"""Settings without a default."""
 SLOW_ROUNDS = 3
 """Rounds that the estimators with a Python loop take part in."""
 
@@ -121,6 +125,7 @@ def main() -> None:
     slow = {"verl grpo", "EasyR1 grpo"}
     peers = [name for name in estimators if name != "LIPO"]
 
+    console = Console(width=130)
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         table = Table(title=f"LIPO's time / another's, {device}, groups of {GROUP}")
         table.add_column("batch", justify="right")
@@ -145,7 +150,39 @@ def main() -> None:
                 *(f"{ratio:.3f}" if ratio < 0.1 else f"{ratio:.2f}" for ratio in ratios),
                 f"{metrics * 1e3:.2f}",
             )
-        Console(width=110).print(table)
+        console.print(table)
+    compare_schemes(options.entries, console)
+
+
+def compare_schemes(entries: int, console: Console) -> None:
+    """Each scheme's time over LIPO's, on the CPU, where the arithmetic runs in any case.
+
+    Through ``token_advantages``: verl's entry announces settings that it has not seen before.
+    """
+    configs = {
+        scheme.name: LipoConfig(scheme=scheme.name, **BUDGET, **NEEDED.get(scheme.name, {}))
+        for scheme in schemes()
+    }
+    configs["lipo, batch"] = LipoConfig(normalization="batch", **BUDGET)
+    configs["lipo, keep 4"] = LipoConfig(keep=4, **BUDGET)
+    estimators = {
+        name: functools.partial(token_advantages, config=config, memory=Memory())
+        for name, config in configs.items()
+    }
+    table = Table(title=f"A scheme's time / LIPO's, cpu, groups of {GROUP}")
+    table.add_column("batch", justify="right")
+    names = [name for name in configs if name != "lipo"]
+    for name in names:
+        table.add_column(name, justify="right")
+    for size in SIZES:
+        rounds = max(entries // (size[0] * size[1]), SLOW_ROUNDS)
+        times = measure(estimators, set(), size, rounds, "cpu")
+        ratios = [
+            statistics.median(a / b for a, b in zip(times[name], times["lipo"], strict=True))
+            for name in names
+        ]
+        table.add_row(f"{size[0]} x {size[1]}", *(f"{ratio:.2f}" for ratio in ratios))
+    console.print(table)
 
 
 if __name__ == "__main__":

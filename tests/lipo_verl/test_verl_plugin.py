@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,8 +27,10 @@ from verl.trainer.ppo import core_algos, metric_utils, ray_trainer  # noqa: E402
 from verl.utils import config as verl_config  # noqa: E402
 
 from lipo_verl import contract, verl_plugin  # noqa: E402
-from lipo_verl.batch import estimate, token_advantages  # noqa: E402
+from lipo_verl.batch import Memory, estimate, token_advantages  # noqa: E402
 from lipo_verl.config import LipoConfig, LipoConfigError, LipoSetupError  # noqa: E402
+from lipo_verl.metrics import lipo_metrics  # noqa: E402
+from lipo_verl.schemes import schemes  # noqa: E402
 from lipo_verl.verl_plugin import check_launch, compute_lipo_advantage, last_outputs  # noqa: E402
 
 GRPO = {"boost": 0.0, "weight_scale": math.inf}
@@ -947,3 +950,66 @@ def test_ray_actor_that_imports_verl_has_lipo_and_says_so():
         f"LIPO is live in process {pid} (verl {verl.__version__}): {LipoConfig(boost=0.2)}\n"
     )
     assert torch.equal(advantages, compute_lipo_advantage(*batch, algorithm(boost=0.2))[0])
+
+
+# Schemes
+
+
+@pytest.mark.parametrize("scheme", [scheme.name for scheme in schemes()])
+def test_every_scheme_runs_through_verls_call_and_is_logged(scheme):
+    rewards, mask, uids = random_batch([4, 6, 2, 4])
+    section = {"scheme": scheme, "response_budget": 32}
+    section |= {"target_length": 16} if scheme == "laser" else {}
+    data = proto(rewards, mask, uids)
+    data = ray_trainer.compute_advantage(data, "lipo", config=algorithm(**section))
+    expected, groups = token_advantages(
+        rewards, mask, uids, LipoConfig.parse(section), memory=Memory()
+    )
+    assert torch.equal(data.batch["advantages"], expected)
+    assert expected.abs().max() > 0.5
+    seen = metric_utils.compute_data_metrics(data, use_critic=False)
+    assert {key: seen[key] for key in lipo_metrics(groups)} == pytest.approx(lipo_metrics(groups))
+
+
+OFF = {"scheme": "gr3", "alpha": 0.0}
+"""A scheme that leaves rewards as they are, unweighted."""
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_normalisation_is_verls_grpo_without_the_deviation(seed):
+    rewards, mask, uids = random_batch([4, 6, 2, 4], seed, binary=False)
+    expected, _ = core_algos.compute_grpo_outcome_advantage(
+        rewards, mask, uids, norm_adv_by_std_in_grpo=False
+    )
+    data = ray_trainer.compute_advantage(
+        proto(rewards, mask, uids), "lipo", config=algorithm(**OFF, normalization="none")
+    )
+    torch.testing.assert_close(data.batch["advantages"], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_batchs_deviation_is_verls_reinforce_plus_plus_where_all_are_equally_long(seed):
+    rewards, _, uids = random_batch([4, 6, 2, 4], seed, binary=False)
+    mask = torch.ones_like(rewards, dtype=torch.int64)
+    expected, _ = core_algos.compute_reinforce_plus_plus_baseline_outcome_advantage(
+        rewards.clone(), mask, uids
+    )
+    data = ray_trainer.compute_advantage(
+        proto(rewards, mask, uids), "lipo", config=algorithm(**OFF, normalization="batch")
+    )
+    tokens = mask.numel()
+    bessel = ((len(uids) - 1) / len(uids) * tokens / (tokens - 1)) ** 0.5  # verl: over all tokens
+    torch.testing.assert_close(data.batch["advantages"], expected * bessel, rtol=1e-4, atol=1e-5)
+
+
+def test_dlers_recipe_of_the_documentation_is_a_launch_without_a_warning(caplog):
+    text = (Path(__file__).parents[2] / "docs" / "schemes.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"## DLER.*?```sh\n(.*?)```", text, re.S)
+    overrides = [word for word in command.split() if "=" in word]
+    assert len(overrides) == 10
+    config = ppo_config(*overrides)
+    verl_config.validate_config(config, False, False)
+    assert not [record for record in caplog.records if record.name.startswith("lipo_verl")]
+    settings = LipoConfig.parse(config.algorithm.lipo)
+    assert (settings.scheme, settings.normalization) == ("truncation", "batch")
+    assert settings.response_budget == 4000
