@@ -1,5 +1,5 @@
-"""LIPO in the trainers, engines and rollouts of verl that need GPUs: the trainer's own code computes
-the advantages, and its own configuration is checked."""
+"""LIPO in the trainers, engines and rollouts of verl that need GPUs: the trainer's own code
+computes the advantages, and its own configuration is checked."""
 
 import importlib
 import inspect

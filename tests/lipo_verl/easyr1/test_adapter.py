@@ -25,11 +25,19 @@ from verl.protocol import DataProto  # noqa: E402
 from verl.trainer import config as easyr1_config  # noqa: E402
 from verl.trainer import core_algos, metrics, ray_trainer  # noqa: E402
 
-from lipo_verl.batch import token_advantages  # noqa: E402
+from lipo_verl import contract  # noqa: E402
+from lipo_verl.batch import Memory, token_advantages  # noqa: E402
 from lipo_verl.config import LipoConfig, LipoConfigError, LipoSetupError  # noqa: E402
 from lipo_verl.easyr1 import adapter  # noqa: E402
+from lipo_verl.metrics import lipo_metrics  # noqa: E402
+from lipo_verl.schemes import schemes  # noqa: E402
 
 LIPO = ("algorithm.adv_estimator=lipo",)
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_warned_of():
+    contract.warn_once.cache_clear()
 
 
 class RayStarted(Exception):
@@ -135,6 +143,23 @@ def test_the_settings_of_the_launch_reach_the_estimator(trainer):
     assert not advantages.allclose(defaults)
 
 
+@pytest.mark.parametrize("scheme", [scheme.name for scheme in schemes()])
+def test_every_scheme_runs_through_easyr1s_call_and_is_logged(trainer, scheme):
+    section = {"scheme": scheme} | ({"target_length": 16} if scheme == "laser" else {})
+    trainer(*LIPO, *(f"algorithm.lipo.{key}={value}" for key, value in section.items()))
+    batch = random_batch([4, 6, 2], seed=1)
+    advantages = ray_trainer.compute_advantage(batch, "lipo").batch["advantages"]
+    expected, groups = token_advantages(
+        batch.batch["token_level_rewards"],
+        batch.batch["response_mask"],
+        batch.non_tensor_batch["uid"],
+        LipoConfig.parse(section | {"response_budget": 2048}),
+        memory=Memory(),
+    )
+    assert advantages.equal(expected)
+    assert adapter._process.run.metrics().items() >= lipo_metrics(groups).items()
+
+
 def test_a_response_as_long_as_the_budget_of_the_data_counts_as_truncated(trainer):
     trainer(*LIPO, "data.max_response_length=32")
     batch = random_batch([64])
@@ -168,7 +193,7 @@ def test_the_accuracy_that_a_reward_names_says_what_is_correct(trainer, monkeypa
     assert np.array_equal(group.responses.correct, np.array(right)[[*rows]][group.rows] == 1)
     assert group.responses.correct.any() and not group.responses.correct.all()
     ray_trainer.compute_advantage(batch, "lipo")  # a batch of which nothing more was said
-    assert adapter._process.run.groups[0].responses.correct.all()
+    assert adapter._process.run.groups[-1].responses.correct.all()
 
 
 def test_a_budget_of_the_users_stays(trainer):
@@ -221,7 +246,7 @@ def test_the_trainers_process_says_that_lipo_is_live(trainer, capsys):
     trainer(*LIPO, "algorithm.lipo.boost=0.25")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "LIPO" in line]
     assert line.startswith(
-        f"LIPO is live in process {os.getpid()} (EasyR1 {verl.__version__}): reward_threshold="
+        f"LIPO is live in process {os.getpid()} (EasyR1 {verl.__version__}): scheme=lipo "
     )
     assert " boost=0.25 " in line
     assert "response_budget=2048" in line
