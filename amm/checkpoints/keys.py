@@ -250,11 +250,6 @@ def align(
     return match(base, experts, partial=partial).check().names
 
 
-def differences(base: Checkpoint, experts: Sequence[Checkpoint]) -> list[Difference]:
-    """All that `align` would put into its table, without raising."""
-    return match(base, experts).differences
-
-
 class _Base:
     """A base, and what is known of its tensors."""
 

@@ -10,7 +10,6 @@ from amm.checkpoints.keys import (
     Difference,
     align,
     common_name,
-    differences,
     is_tied,
     match,
     row_blocks,
@@ -132,9 +131,12 @@ def test_a_matrix_under_several_names_is_one_under_whatever_names_an_expert_has_
 @pytest.mark.parametrize("name", SHARED)
 def test_an_expert_that_unties_a_matrix_is_refused(name):
     expert = stored(*SHARED) | {name: EMBEDDING + 1}
-    (one,) = {d.in_expert for d in differences(Memory("b", stored(*SHARED)), [Memory("e", expert)])}
+    (one,) = {
+        d.in_expert for d in match(Memory("b", stored(*SHARED)), [Memory("e", expert)]).differences
+    }
     (two,) = {
-        d.in_expert for d in differences(Memory("b", stored(SHARED[0])), [Memory("e", expert)])
+        d.in_expert
+        for d in match(Memory("b", stored(SHARED[0])), [Memory("e", expert)]).differences
     }
     assert one == two == "differs from the embedding"
 
@@ -177,7 +179,8 @@ def test_a_config_says_whether_the_head_is_tied(config, tied):
 
 def test_differences_are_what_the_table_has():
     expert = {**BASE, "extra": torch.ones(9), "model.embed_tokens.weight": torch.ones(5, 2)}
-    assert differences(Memory("base", BASE), [Memory("e", expert), Memory("f", BASE)]) == [
+    found = match(Memory("base", BASE), [Memory("e", expert), Memory("f", BASE)])
+    assert found.differences == [
         Difference("e", "model.embed_tokens.weight", "4×2", "5×2"),
         Difference("e", "extra", "missing", "9"),
     ]
@@ -304,10 +307,8 @@ def test_a_beginning_that_the_expert_lacks_is_added():
         "visual.layers.0.q.weight": None
     }
     either = dict.fromkeys(("a.layers.0.q.weight", "b.layers.0.q.weight"), torch.ones(3, 2))
-    found = differences(
-        Memory("base", either), [Memory("e", {"layers.0.q.weight": torch.ones(3, 2)})]
-    )
-    assert len(found) == 3
+    expert = Memory("e", {"layers.0.q.weight": torch.ones(3, 2)})
+    assert len(match(Memory("base", either), [expert]).differences) == 3
 
 
 BUFFERS = {
