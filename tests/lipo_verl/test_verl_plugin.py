@@ -1011,7 +1011,7 @@ def test_dlers_recipe_of_the_documentation_is_a_launch_without_a_warning(caplog)
     overrides = [word for word in command.split() if "=" in word]
     assert len(overrides) == 10
     config = ppo_config(*overrides)
-    verl_config.validate_config(config, False, False)
+    validate(config)
     assert not [record for record in caplog.records if record.name.startswith("lipo_verl")]
     settings = LipoConfig.parse(config.algorithm.lipo)
     assert (settings.scheme, settings.normalization) == ("truncation", "batch")
