@@ -22,7 +22,7 @@ demo: setup
 
 test: setup
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check --quiet .
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The other verl goes ahead of the installed one, on the libraries of that.
 VERL_HOME := $(if $(filter-out main,$(VERSION)),$(VENV)-verl/$(VERSION))
@@ -53,7 +53,7 @@ base: setup
 
 setup: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml setup.py
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "verl needs Python 3.10, 3.11 or 3.12; none was found. Install one, or name it:" \
 			"make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; fi

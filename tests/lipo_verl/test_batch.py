@@ -281,7 +281,7 @@ def test_the_batch_is_left_as_it_was_and_no_gradient_is_kept():
     (advantages * torch.ones_like(rewards, requires_grad=True)).sum().backward()
 
 
-@settings(deadline=None, derandomize=True, max_examples=1000)
+@settings(deadline=None, derandomize=True, max_examples=500)
 @given(
     st.lists(
         st.tuples(

@@ -16,7 +16,7 @@ from lipo_verl.lipo import lipo as of_batch
 from lipo_verl.schemes import Responses
 
 checked = settings(deadline=None, derandomize=True, max_examples=100)
-thoroughly = settings(checked, max_examples=2000)
+thoroughly = settings(checked, max_examples=1000)
 
 PAIRINGS = ("all", "adjacent")
 DECAYS = ("linear", "cosine")
