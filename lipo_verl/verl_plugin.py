@@ -199,7 +199,7 @@ def _with_columns(compute_advantage: Any) -> Any:
         try:
             _columns.update(_columns_of(batch, self.config.actor_rollout_ref.rollout))
         except Exception as error:  # a run can do without, with any estimator
-            _warn_once(
+            contract.warn_once(
                 "This verl keeps elsewhere what its rollout tells of each response: neither the "
                 f"reward's parts nor cut responses are known ({type(error).__name__}: {error})"
             )
