@@ -7,7 +7,7 @@ takes the advantages back: a few thousand scalars are quicker there, and the out
 import functools
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -26,25 +26,18 @@ LARGEST_REWARD = 1e100
 """The square of a larger one is no float64."""
 
 
-@dataclass(frozen=True)
-class Group:
+@dataclass(frozen=True, kw_only=True)
+class Group(Responses):
     """The groups of one size that a batch holds, and what LIPO made of them.
 
-    rows:      (G, n) int64, the batch rows of each group's responses
-    responses: their rewards, lengths, correctness and cuts
-    result:    what LIPO made of them; None for groups of one response, whose advantage is 0
-    state:     what the scheme remembers after the batch, by name
+    rows:   (G, n) int64, the batch rows of each group's responses
+    result: what LIPO made of them; None for groups of one response, whose advantage is 0
+    state:  what the scheme remembers after the batch, by name
     """
 
     rows: ndarray
-    responses: Responses
-    result: Lipo | None
-    state: State
-
-    @property
-    def raised(self) -> ndarray:
-        """(G, n) bool, the responses whose reward the scheme raised."""
-        return self.result.shaped > self.responses.rewards
+    result: Lipo | None = None
+    state: State = field(default_factory=dict)
 
 
 @dataclass
@@ -170,10 +163,12 @@ def estimate(
         results, memory.state = lipo([r for _, r in compared], config, memory.state)
         for (rows, responses), result in zip(compared, results, strict=True):
             advantages[rows] = result.advantages
-            groups.append(Group(rows, responses, result, memory.state or {}))
+            groups.append(
+                Group(**vars(responses), rows=rows, result=result, state=memory.state or {})
+            )
     if alone:
         _warn_of_singletons()
-        groups += [Group(rows, responses, None, {}) for rows, responses in alone]
+        groups += [Group(**vars(responses), rows=rows) for rows, responses in alone]
     return advantages, groups
 
 

@@ -102,7 +102,12 @@ def announce(host: str, settings: LipoConfig) -> None:
 
 @dataclass
 class Run:
-    """What one trainer keeps in its process between advantages and metrics."""
+    """What one trainer keeps in its process between advantages and metrics.
+
+    groups: of the batches whose metrics were not taken yet, the newest first
+    memory: of the scheme
+    alarm:  over the steps
+    """
 
     groups: deque[Group] = field(default_factory=lambda: deque(maxlen=MOST_KEPT))
     memory: Memory = field(default_factory=Memory)
@@ -120,7 +125,7 @@ class Run:
         advantages, groups = token_advantages(
             token_level_rewards, response_mask, uids, settings, memory=self.memory, **known
         )
-        self.groups.extend(groups)
+        self.groups.extendleft(reversed(groups))
         return advantages
 
     def metrics(self) -> dict[str, float]:

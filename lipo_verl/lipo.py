@@ -36,6 +36,7 @@ class Lipo:
     advantages: (G, n)  A_i of Eq. 4, after the options of ours
     unclamped:  (G, n)  the same before ``sign_clamp``
     shaped:     (G, n)  R'_i of Eq. 3, or of another scheme
+    boosted:    (G, n)  bool, the responses that it raised
     kept:       (G, n)  bool, the responses that the filter leaves
     distances:  (G, n)  -log w_i, from 0 to 1e300
     optimum:    (G, 1)  L_opt, tokens
@@ -45,6 +46,7 @@ class Lipo:
     advantages: ndarray
     unclamped: ndarray
     shaped: ndarray
+    boosted: ndarray
     kept: ndarray
     distances: ndarray
     optimum: ndarray
@@ -139,7 +141,10 @@ def _guarded(responses: Responses, part: _Compared, A: ndarray, config: LipoConf
     unclamped = A
     if config.sign_clamp:
         A = np.where(sign_flips(correct, A), 0.0, A)  # [ours]
-    return Lipo(A, unclamped, part.shaped, part.kept, part.distances, part.optimum, part.gated)
+    boosted = part.shaped > responses.rewards
+    return Lipo(
+        *(A, unclamped, part.shaped, boosted, part.kept, part.distances, part.optimum, part.gated)
+    )
 
 
 def sign_flips(correct: ndarray, A: ndarray) -> ndarray:

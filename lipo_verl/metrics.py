@@ -20,7 +20,8 @@ _ZERO = 1e-9
 def lipo_metrics(groups: Collection[Group]) -> dict[str, float]:
     """The metrics of one training step, over all batches of it.
 
-    groups: as :func:`lipo_verl.batch.estimate` returns them, of one batch or of several
+    groups: as :func:`lipo_verl.batch.estimate` returns them, of one batch or of several, the newest
+            first
     """
     compared = [group for group in groups if group.result is not None]
     alone = sum(len(group.rows) for group in groups if group.result is None)
@@ -33,21 +34,19 @@ def lipo_metrics(groups: Collection[Group]) -> dict[str, float]:
     def mean(values: ndarray) -> float:
         return float(values.mean()) if values.size else 0.0
 
-    lengths = flat(lambda g: g.responses.lengths)
-    correct = flat(lambda g: g.responses.correct)
-    gain = flat(lambda g: g.result.shaped - g.responses.rewards)
+    lengths = flat(lambda g: g.lengths)
+    correct = flat(lambda g: g.correct)
+    gain = flat(lambda g: g.result.shaped - g.rewards)
     return {
         "lipo/groups_of_one": alone,
         "lipo/groups_active": mean(flat(lambda g: (abs(g.result.advantages) > _ZERO).any(1))),
-        "lipo/groups_all_right": mean(flat(lambda g: g.responses.correct.all(1))),
-        "lipo/groups_all_wrong": mean(flat(lambda g: ~g.responses.correct.any(1))),
-        "lipo/groups_same_length": mean(
-            flat(lambda g: (g.responses.lengths == g.responses.lengths[:, :1]).all(1))
-        ),
-        "lipo/groups_truncated": mean(flat(lambda g: g.responses.truncated.any(1))),
+        "lipo/groups_all_right": mean(flat(lambda g: g.correct.all(1))),
+        "lipo/groups_all_wrong": mean(flat(lambda g: ~g.correct.any(1))),
+        "lipo/groups_same_length": mean(flat(lambda g: (g.lengths == g.lengths[:, :1]).all(1))),
+        "lipo/groups_truncated": mean(flat(lambda g: g.truncated.any(1))),
         "lipo/groups_gated": mean(flat(lambda g: g.result.gated)),
-        "lipo/truncated": mean(flat(lambda g: g.responses.truncated)),
-        "lipo/boosted": mean(gain > 0),
+        "lipo/truncated": mean(flat(lambda g: g.truncated)),
+        "lipo/boosted": mean(flat(lambda g: g.result.boosted)),
         "lipo/boost": mean(gain[gain > 0]),
         "lipo/lowered": mean(gain < 0),
         "lipo/penalty": mean(-gain[gain < 0]),
@@ -60,12 +59,10 @@ def lipo_metrics(groups: Collection[Group]) -> dict[str, float]:
         "lipo/length_wrong": mean(lengths[~correct]),
         "lipo/tokens_per_correct": float(lengths.sum()) / max(int(correct.sum()), 1),
         "lipo/length_score_correlation": mean(
-            flat(lambda g: _rank_correlation(g.responses.lengths, g.responses.rewards))
+            flat(lambda g: _rank_correlation(g.lengths, g.rewards))
         ),
-        "lipo/sign_flips": mean(
-            flat(lambda g: sign_flips(g.responses.correct, g.result.unclamped))
-        ),
-    } | {f"lipo/{name}": value for name, value in compared[-1].state.items()}
+        "lipo/sign_flips": mean(flat(lambda g: sign_flips(g.correct, g.result.unclamped))),
+    } | {f"lipo/{name}": value for name, value in compared[0].state.items()}
 
 
 def reward_metrics(batches: Iterable[Mapping[str, ndarray]]) -> dict[str, float]:

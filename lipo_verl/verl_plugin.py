@@ -59,7 +59,9 @@ _lacking: list[str] = []
 """What keeps LIPO from working in this verl, each a sentence's end after "verl"."""
 
 _run = Run()
-"""Asynchronous trainers compute advantages several times a step. One process, one trainer."""
+"""One process, one trainer; asynchronous ones compute advantages several times a step."""
+
+_groups = _run.groups
 
 _parts: deque[dict[str, ndarray]] = deque(maxlen=MOST_KEPT)
 """The parts of their rewards, a batch each."""
@@ -385,7 +387,7 @@ def _trial() -> str | None:
         )
     finally:
         _parsed.clear()
-        _run.groups.clear()
+        _groups.clear()
         _parts.clear()
 
 

@@ -93,8 +93,8 @@ def test_returned_groups_point_back_at_the_batch():
     rows = np.concatenate([group.rows.ravel() for group in groups])
     assert sorted(rows.tolist()) == list(range(9))
     for group in groups:
-        assert np.array_equal(group.responses.rewards, scores[group.rows])
-        assert np.array_equal(group.responses.lengths, lengths[group.rows])
+        assert np.array_equal(group.rewards, scores[group.rows])
+        assert np.array_equal(group.lengths, lengths[group.rows])
         assert all(len({uids[row] for row in of_group}) == 1 for of_group in group.rows.tolist())
         if group.result is not None:
             assert np.array_equal(group.result.advantages, advantages[group.rows])
@@ -121,7 +121,7 @@ def test_empty_response_counts_as_one_token():
     scores, uids = np.array([1.0, 1.0, 0.0]), ["a"] * 3
     empty, groups = estimate(scores, np.array([0, 8, 9]), uids, DEFAULT)
     assert np.array_equal(empty, estimate(scores, np.array([1, 8, 9]), uids, DEFAULT)[0])
-    assert groups[0].responses.lengths.tolist() == [[1, 8, 9]]
+    assert groups[0].lengths.tolist() == [[1, 8, 9]]
 
 
 def test_group_without_a_token_is_padding_and_left_out():
@@ -204,7 +204,7 @@ def test_a_response_that_reaches_the_budget_counts_as_truncated():
     for budget, cut in ((None, []), (width, [0]), (width + 1, [])):
         expected = np.isin(np.arange(len(mask)), cut)
         _, (group,) = token_advantages(rewards, mask, uids, LipoConfig(response_budget=budget))
-        assert np.array_equal(group.responses.truncated, expected[group.rows])
+        assert np.array_equal(group.truncated, expected[group.rows])
 
 
 @pytest.mark.parametrize("budget", [24, 32, 33])
@@ -215,10 +215,8 @@ def test_padding_may_be_on_either_side(budget):
     right, (of_right,) = token_advantages(rewards, mask, uids, config)
     left, (of_left,) = token_advantages(rewards.flip(1), mask.flip(1), uids, config)
     assert torch.equal(left.flip(1), right)
-    assert np.array_equal(of_left.responses.truncated, of_right.responses.truncated)
-    assert np.array_equal(
-        of_right.responses.truncated, mask.sum(1).numpy()[of_right.rows] >= budget
-    )
+    assert np.array_equal(of_left.truncated, of_right.truncated)
+    assert np.array_equal(of_right.truncated, mask.sum(1).numpy()[of_right.rows] >= budget)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool])
@@ -238,8 +236,8 @@ def test_lengths_and_cuts_may_come_from_the_framework():
     )
     expected, _ = batch.estimate(rewards.sum(1).numpy(), lengths, cut, uids, DEFAULT)
     assert torch.equal(advantages, torch.from_numpy(expected).float()[:, None] * mask)
-    assert np.array_equal(group.responses.lengths, lengths[group.rows])
-    assert np.array_equal(group.responses.truncated, cut[group.rows])
+    assert np.array_equal(group.lengths, lengths[group.rows])
+    assert np.array_equal(group.truncated, cut[group.rows])
 
 
 def test_an_accuracy_part_says_what_is_correct():
@@ -250,8 +248,8 @@ def test_an_accuracy_part_says_what_is_correct():
         config = LipoConfig(correct_score=least)
         accuracy = np.array(accuracy)
         _, (group,) = batch.estimate(scores, lengths, none, ["a"] * 4, config, accuracy)
-        assert np.array_equal(group.raised, group.responses.correct & [True, False, True, False])
-        return group.responses.correct[0].tolist()
+        assert np.array_equal(group.result.boosted, group.correct & [True, False, True, False])
+        return group.correct[0].tolist()
 
     assert correct([0, 0, 1, 1]) == [False, False, True, True]
     assert correct([0, math.nan, 1, math.nan]) == [False, True, True, True]

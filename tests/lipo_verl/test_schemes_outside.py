@@ -46,7 +46,7 @@ def test_one_file_and_one_entry_point_make_a_scheme(install):
     config = LipoConfig.parse({"scheme": "shortest_first", "prize": 0.5, "normalization": "none"})
     scores, lengths = np.array([1.0, 1.0, 0.0, 0.0]), np.array([30, 20, 10, 40])
     advantages, (group,) = estimate(scores, lengths, np.zeros(4, bool), ["a"] * 4, config)
-    assert group.responses.rewards.shape == (1, 4)
+    assert group.rewards.shape == (1, 4)
     assert advantages.tolist() == [0.375, 0.875, -0.625, -0.625]
     assert "shortest_first" in [scheme.name for scheme in schemes()]
     with pytest.raises(LipoConfigError, match="Did you mean algorithm.lipo.prize"):

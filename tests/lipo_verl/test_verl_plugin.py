@@ -364,9 +364,9 @@ def test_correct_is_what_the_rewards_accuracy_says(name, said):
     if said:
         data.meta_info["reward_extra_keys"] = [name]
     (group,) = groups_of(data)
-    assert group.responses.rewards.tolist() == [pytest.approx([0.5] * 4)]
-    assert np.array_equal(group.responses.correct, data.non_tensor_batch[name][group.rows] == 1)
-    assert not group.raised[~group.responses.correct].any()
+    assert group.rewards.tolist() == [pytest.approx([0.5] * 4)]
+    assert np.array_equal(group.correct, data.non_tensor_batch[name][group.rows] == 1)
+    assert not group.result.boosted[~group.correct].any()
 
 
 def test_a_column_of_the_data_set_is_no_accuracy_of_the_reward():
@@ -374,7 +374,7 @@ def test_a_column_of_the_data_set_is_no_accuracy_of_the_reward():
     data.non_tensor_batch["acc"] = np.zeros(4)
     data.meta_info["reward_extra_keys"] = ["score"]
     (group,) = groups_of(data)
-    assert np.array_equal(group.responses.correct, group.responses.rewards >= 0.5)
+    assert np.array_equal(group.correct, group.rewards >= 0.5)
 
 
 def test_tokens_of_tools_count_against_the_budget_and_finish_reasons_win():
@@ -387,7 +387,7 @@ def test_tokens_of_tools_count_against_the_budget_and_finish_reasons_win():
 
     def truncated():
         (group,) = groups_of(data, response_budget=32)
-        return group.responses.truncated[0, group.rows[0].argsort()].tolist()
+        return group.truncated[0, group.rows[0].argsort()].tolist()
 
     assert truncated() == [False, True, True, True]
     data.non_tensor_batch["finish_reason"] = np.array(["length", "stop", None, "abort"], object)
@@ -535,7 +535,7 @@ def test_the_first_advantage_makes_up_for_a_check_that_nobody_called(caplog):
     )
     compute_lipo_advantage(rewards, mask, uids, config.algorithm)
     (group,) = verl_plugin._run.groups
-    assert np.array_equal(group.responses.truncated, (mask.sum(1) == longest).numpy()[group.rows])
+    assert np.array_equal(group.truncated, (mask.sum(1) == longest).numpy()[group.rows])
     assert "algorithm.norm_adv_by_std_in_grpo=False is not read by LIPO" in caplog.text
 
 
@@ -764,12 +764,10 @@ def test_a_session_is_as_long_as_all_that_it_generated_and_cut_where_an_output_i
     for place, tokens in zip(places, mask.sum(1).tolist(), strict=True):
         of_session[place].append(tokens)
     assert max(map(len, of_session)) > 1
-    assert group.responses.lengths.tolist() == [
-        [sum(of_session[row]) for row in of] for of in group.rows
-    ]
+    assert group.lengths.tolist() == [[sum(of_session[row]) for row in of] for of in group.rows]
     cut = [[max(of_session[row]) >= 30 for row in of] for of in group.rows]
-    assert group.responses.truncated.tolist() == cut
-    assert group.responses.truncated.any() and not group.responses.truncated.all()
+    assert group.truncated.tolist() == cut
+    assert group.truncated.any() and not group.truncated.all()
 
 
 def test_only_last_outputs_are_compared_and_all_outputs_get_their_sessions_advantage(
@@ -878,8 +876,8 @@ def test_the_v1_trainer_brings_accuracy_and_logs_the_parts_of_the_reward(v1_adva
 
     v1_advantages(rows())
     (group,) = verl_plugin._run.groups
-    assert group.responses.correct.tolist() == [[True, False, True], [False, True, False]]
-    assert group.raised.tolist() == [[True, False, False], [False, False, False]]
+    assert group.correct.tolist() == [[True, False, True], [False, True, False]]
+    assert group.result.boosted.tolist() == [[True, False, False], [False, False, False]]
     for estimator in "lipo", "grpo":
         verl_plugin._parts.clear()
         v1_advantages(rows(), estimator)
@@ -904,7 +902,7 @@ def test_the_v1_trainer_knows_what_each_limit_of_verls_cut(v1_advantages):
     def truncated(*rows):
         v1_advantages([*rows], prompt_length=16, response_length=20, max_model_len=30)
         (group,) = verl_plugin._run.groups
-        return group.responses.truncated.ravel().tolist()
+        return group.truncated.ravel().tolist()
 
     cut_short = v1_row(14, prompt=16)  # max_model_len
     tool_last = v1_row(20)

@@ -167,7 +167,7 @@ def test_a_response_as_long_as_the_budget_of_the_data_counts_as_truncated(traine
     (group,) = adapter._process.run.groups
     cut = (batch.batch["response_mask"].sum(1) == 32).numpy()
     assert cut.any() and not cut.all()
-    assert np.array_equal(group.responses.truncated, cut[group.rows])
+    assert np.array_equal(group.truncated, cut[group.rows])
 
 
 @pytest.mark.parametrize("filtering", [False, True])
@@ -190,10 +190,10 @@ def test_the_accuracy_that_a_reward_names_says_what_is_correct(trainer, monkeypa
         batch = batch[rows]
     ray_trainer.compute_advantage(batch, "lipo")
     (group,) = adapter._process.run.groups
-    assert np.array_equal(group.responses.correct, np.array(right)[[*rows]][group.rows] == 1)
-    assert group.responses.correct.any() and not group.responses.correct.all()
+    assert np.array_equal(group.correct, np.array(right)[[*rows]][group.rows] == 1)
+    assert group.correct.any() and not group.correct.all()
     ray_trainer.compute_advantage(batch, "lipo")  # a batch of which nothing more was said
-    assert adapter._process.run.groups[-1].responses.correct.all()
+    assert adapter._process.run.groups[0].correct.all()
 
 
 def test_a_budget_of_the_users_stays(trainer):

@@ -33,4 +33,4 @@ def test_lipo_tells_a_kept_format_from_a_broken_one_at_its_default_threshold(dty
     rewards = torch.tensor(scores, dtype=dtype).numpy()
     uncut = np.zeros(2, bool)
     _, (group,) = estimate(rewards, np.array([200, 100]), uncut, ["a", "a"], LipoConfig())
-    assert not group.raised.any()
+    assert not group.result.boosted.any()
