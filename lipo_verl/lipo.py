@@ -4,9 +4,15 @@ Source: Tiny-R1V (arXiv 2510.08987), Eq. 3 and 4. The authors published neither 
 equations as text, so every step carries its label: [V] said by a source, [F] measured from the
 authors' figures, [I] our reading, [D] derived or checked numerically, [ours] added by us.
 
-1. Adaptive reward adjustment (Eq. 3), :mod:`lipo_verl.schemes.lipo`: R -> R'. A rival's scheme may
+1. Adaptive reward adjustment (Eq. 3): R -> R', :mod:`lipo_verl.schemes.lipo`. A rival's scheme may
    stand in its place.
-2. Dynamic advantage estimation (Eq. 4): weights, weighted mean and deviation.
+2. Dynamic advantage estimation (Eq. 4), in each group of responses with lengths L_i:
+
+       L_opt   = max(2 min L, median L)                                                      [V]
+       w_i     = exp(-|L_i - L_opt| / s),   s = L_opt                                     [F, I]
+       mu      = sum w_i R'_i / sum w_i
+       sigma^2 = sum w_i (R'_i - mu)^2 / (sum w_i - sum w_i^2 / sum w_i)                     [I]
+       A_i     = (R'_i - mu) / (sigma + epsilon)                                             [I]
 
 All arrays are ``(G, n)``: G groups (prompts) of n responses each, in any order. Everything is
 computed in float64. NumPy, because these are a few thousand scalars on the CPU: a call of torch's
@@ -111,13 +117,12 @@ def _compared(
     if config.correct_only:  # a short failure is never paid for [ours]
         shaped = np.where(correct, shaped, np.minimum(shaped, R))
 
-    # The distance to the optimum length weighs the group: a cusp, and a zero baseline [F]
     ordered = np.sort(L, axis=1)
-    optimum = np.maximum(2 * ordered[:, :1], _middle(ordered))  # [V]
-    distance = np.zeros(L.shape)
+    optimum = np.maximum(2 * ordered[:, :1], _middle(ordered))
+    distance = np.zeros(L.shape)  # -log w
     if weights:
-        scale = optimum if config.weight_scale is None else config.weight_scale  # [I]
-        distance = np.minimum(np.abs(L - optimum) / scale, 1e300)  # -log w
+        scale = optimum if config.weight_scale is None else config.weight_scale
+        distance = np.minimum(np.abs(L - optimum) / scale, 1e300)
 
     kept = np.ones(L.shape, bool) if config.keep is None else _kept(R, L, config)
     gated = np.zeros(optimum.shape, bool)
