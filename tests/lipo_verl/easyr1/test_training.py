@@ -109,7 +109,7 @@ def check(done, results):
     live = [line for line in done.stdout.splitlines() if "LIPO is live" in line]
     assert len(live) == 1, done.stdout + done.stderr
     assert "(Runner pid=" in live[0]  # Ray's mark on a line from that actor
-    assert f"boost={SETTINGS['boost']} " in live[0]
+    assert f"boost={SETTINGS['boost']}" in live[0].split()
     log = [json.loads(line) for line in (results / "experiment_log.jsonl").open()]
     config = LipoConfig(**SETTINGS, response_budget=BUDGET)
     for step in 1, 2:
