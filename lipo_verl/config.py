@@ -112,12 +112,9 @@ class LipoConfig(Settings):
         key, known = str(error["loc"][0]), list(cls.model_fields)
         if error["type"] == "extra_forbidden":
             others = [s.name for s in schemes() if key in s.settings.model_fields]
-            close = difflib.get_close_matches(key, known, 1)
-            hint = ""
+            hint = _did_you_mean(key, known, f"{SECTION}.")
             if others:
                 hint = f" It is one of scheme={' and of scheme='.join(others)}."
-            elif close:
-                hint = f" Did you mean {SECTION}.{close[0]}?"
             return f"{SECTION}.{key}: no such setting.{hint} Settings: {', '.join(known)}."
         field = cls.model_fields[key]
         if error["type"] == "missing":
@@ -128,12 +125,16 @@ class LipoConfig(Settings):
         )
 
     @property
+    def weighted(self) -> bool:
+        """Whether mean and deviation have LIPO's weights."""
+        if self.weights is None:
+            return get_scheme(self.scheme).weights
+        return self.weights == "lipo"
+
+    @property
     def without_effect(self) -> Iterator[str]:
         """A sentence for every setting that does nothing beside the others."""
-        weighted = (
-            self.weights == "lipo" or self.weights is None and get_scheme(self.scheme).weights
-        )
-        if not weighted and (self.weight_scale is not None or self.weight_advantage):
+        if not self.weighted and (self.weight_scale is not None or self.weight_advantage):
             yield f"weight_scale and weight_advantage do nothing without {SECTION}.weights=lipo."
         if self.normalization == "none" and self.std_floor:
             yield f"std_floor does nothing with {SECTION}.normalization=none."
@@ -150,8 +151,7 @@ def _of(scheme: Any) -> type[LipoConfig]:
         found = get_scheme(scheme)
     except (KeyError, TypeError):
         names = [known.name for known in schemes()]
-        close = difflib.get_close_matches(str(scheme), names, 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = _did_you_mean(str(scheme), names)
         raise LipoConfigError(
             f"{SECTION}.scheme={scheme!r}: no such scheme.{hint} Schemes: {', '.join(names)}."
         ) from None
@@ -167,6 +167,11 @@ def _with_settings(scheme: Scheme) -> type[LipoConfig]:
         )
     bases = (LipoConfig,) if scheme.settings is Settings else (scheme.settings, LipoConfig)
     return create_model(LipoConfig.__name__, __base__=bases)
+
+
+def _did_you_mean(name: str, known: list[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f" Did you mean {prefix}{close[0]}?" if close else ""
 
 
 def _plain(value: Any) -> str:

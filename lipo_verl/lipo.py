@@ -80,13 +80,10 @@ def lipo(
     memory = ()
     if scheme.remember is not None:
         memory = (state := scheme.remember(state, batch, config),)
-    weights = scheme.weights if config.weights is None else config.weights == "lipo"
 
     # 1. Adaptive reward adjustment (Eq. 3), or a rival's; 2. dynamic advantage estimation (Eq. 4)
     shaped = [scheme.function(responses, config, *memory) for responses in batch]
-    compared = [
-        _compared(responses, R, weights, config) for responses, R in zip(batch, shaped, strict=True)
-    ]
+    compared = [_compared(responses, R, config) for responses, R in zip(batch, shaped, strict=True)]
     deviations = _DEVIATIONS[config.normalization](compared)
     results = []
     for responses, part, deviation in zip(batch, compared, deviations, strict=True):
@@ -110,9 +107,7 @@ class _Compared:
     centred: ndarray
 
 
-def _compared(
-    responses: Responses, shaped: ndarray, weights: bool, config: LipoConfig
-) -> _Compared:
+def _compared(responses: Responses, shaped: ndarray, config: LipoConfig) -> _Compared:
     R, L, correct = responses.rewards, responses.lengths, responses.correct
     if config.correct_only:  # a short failure is never paid for [ours]
         shaped = np.where(correct, shaped, np.minimum(shaped, R))
@@ -120,7 +115,7 @@ def _compared(
     ordered = np.sort(L, axis=1)
     optimum = np.maximum(2 * ordered[:, :1], _middle(ordered))
     distance = np.zeros(L.shape)  # -log w
-    if weights:
+    if config.weighted:
         scale = optimum if config.weight_scale is None else config.weight_scale
         distance = np.minimum(np.abs(L - optimum) / scale, 1e300)
 
@@ -131,12 +126,17 @@ def _compared(
         shaped, distance = np.where(gated, R, shaped), np.where(gated, 0.0, distance)
         kept |= gated
 
-    nearest = distance.min(1, keepdims=True)
-    if config.keep is not None:
-        nearest = np.where(kept, distance, np.inf).min(1, keepdims=True)
-    w = _weights(distance - nearest) * kept  # only their ratios matter: none of a group underflows
+    filtered = config.keep is not None
+    among = np.where(kept, distance, np.inf) if filtered else distance
+    w = _weights(
+        distance - among.min(1, keepdims=True)
+    )  # only their ratios matter: none underflows
+    if filtered:
+        w = w * kept
     centred = shaped - (w * shaped).sum(1, keepdims=True) / w.sum(1, keepdims=True)
-    return _Compared(shaped, kept, distance, optimum, gated, w, centred * kept)
+    if filtered:
+        centred = centred * kept
+    return _Compared(shaped, kept, distance, optimum, gated, w, centred)
 
 
 def _guarded(responses: Responses, part: _Compared, A: ndarray, config: LipoConfig) -> Lipo:

@@ -25,3 +25,20 @@ def linter() -> Callable[[str, str], str]:
         return tool
 
     return find
+
+
+@pytest.fixture
+def distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str, str], None]:
+    """Puts a module and its distribution's metadata on the path, as pip does."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def add(module: str, source: str, entry_points: str) -> None:
+        (tmp_path / f"{module}.py").write_text(source)
+        metadata = tmp_path / f"{module}-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(entry_points)
+
+    return add

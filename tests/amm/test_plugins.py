@@ -13,20 +13,11 @@ DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
 @pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Put a module and its distribution's metadata on the path, as pip does."""
+def install(distribution, monkeypatch):
+    """Install another package's method."""
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
-    monkeypatch.syspath_prepend(tmp_path)
     registry._load_entry_points.cache_clear()
-
-    def add(module, source, entry_points):
-        (tmp_path / f"{module}.py").write_text(source)
-        metadata = tmp_path / f"{module}-1.0.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text(entry_points)
-
-    yield add
+    yield distribution
     registry._load_entry_points.cache_clear()
 
 

@@ -23,18 +23,13 @@ def example(language, containing):
 
 
 @pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Put a module and its distribution's metadata on the path, as pip does."""
+def install(distribution, monkeypatch):
+    """Installs another package's scheme."""
     monkeypatch.setattr(registry, "_SCHEMES", dict(registry._SCHEMES))
-    monkeypatch.syspath_prepend(tmp_path)
     registry._load_entry_points.cache_clear()
 
     def add(module, source):
-        (tmp_path / f"{module}.py").write_text(source)
-        metadata = tmp_path / f"{module}-1.0.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text(f"[lipo_verl.schemes]\n{module} = {module}\n")
+        distribution(module, source, f"[lipo_verl.schemes]\n{module} = {module}\n")
 
     yield add
     registry._load_entry_points.cache_clear()
