@@ -98,8 +98,9 @@ def reaches(budget: int | None, mask: Tensor) -> ndarray:
     width = mask.shape[1]
     if budget is None or budget > width:
         return np.zeros(len(mask), bool)
-    ends = mask[:, [0, budget - 1, width - budget, width - 1]].cpu().numpy() > 0
-    return ends[:, :2].all(1) | ends[:, 2:].all(1)
+    from_left = mask[:, 0] * mask[:, budget - 1]
+    from_right = mask[:, width - budget] * mask[:, width - 1]
+    return (from_left + from_right > 0).cpu().numpy()
 
 
 def estimate(
@@ -132,7 +133,8 @@ def estimate(
             f"not {type(uids).__name__} of {len(uids)}."
         )
     scores = scores.astype(np.float64)
-    if not (usable := np.abs(scores) <= LARGEST_REWARD).all():
+    if not np.abs(scores).max() <= LARGEST_REWARD:
+        usable = np.abs(scores) <= LARGEST_REWARD
         row = int(usable.argmin())
         raise ValueError(
             f"LIPO: the reward of uid {uids[row]!r} (row {row}) is {scores[row]}. "

@@ -114,10 +114,11 @@ def _compared(responses: Responses, shaped: ndarray, config: LipoConfig) -> _Com
 
     ordered = np.sort(L, axis=1)
     optimum = np.maximum(2 * ordered[:, :1], _middle(ordered))
-    distance = np.zeros(L.shape)  # -log w
     if config.weighted:
         scale = optimum if config.weight_scale is None else config.weight_scale
-        distance = np.minimum(np.abs(L - optimum) / scale, 1e300)
+        distance = np.minimum(np.abs(L - optimum) / scale, 1e300)  # -log w
+    else:
+        distance = np.zeros(L.shape)
 
     kept = np.ones(L.shape, bool) if config.keep is None else _kept(R, L, config)
     gated = np.zeros(optimum.shape, bool)
@@ -128,9 +129,8 @@ def _compared(responses: Responses, shaped: ndarray, config: LipoConfig) -> _Com
 
     filtered = config.keep is not None
     among = np.where(kept, distance, np.inf) if filtered else distance
-    w = _weights(
-        distance - among.min(1, keepdims=True)
-    )  # only their ratios matter: none underflows
+    # only the ratios of weights matter: none underflows
+    w = _weights(distance - among.min(1, keepdims=True))
     if filtered:
         w = w * kept
     centred = shaped - (w * shaped).sum(1, keepdims=True) / w.sum(1, keepdims=True)

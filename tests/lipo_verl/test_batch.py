@@ -197,8 +197,11 @@ def test_every_token_of_a_response_gets_its_advantage(dtype, mask_dtype):
     assert torch.equal(advantages, expected)
 
 
-def test_a_response_that_reaches_the_budget_counts_as_truncated():
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("mask_dtype", [torch.int64, torch.bool])
+def test_a_response_that_reaches_the_budget_counts_as_truncated(dtype, mask_dtype):
     rewards, mask, uids = token_batch([4, 4, 4])
+    rewards, mask = rewards.to(dtype), mask.to(mask_dtype)
     width = mask.shape[1]
     mask[0], mask[1:, -1] = 1, 0
     for budget, cut in ((None, []), (width, [0]), (width + 1, [])):
