@@ -60,6 +60,8 @@ def environment(tmp_path):
 
 def launch(script, *arguments, env=None, **rest):
     command = [str(LAUNCH / script), *map(str, arguments)]
+    env = dict(os.environ if env is None else env)
+    env["PATH"] += f":{Path(sys.executable).parent}"  # Debian itself has no `python`
     return subprocess.run(command, env=env, capture_output=True, text=True, **rest)
 
 
