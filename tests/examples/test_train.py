@@ -68,6 +68,11 @@ def test_verls_logger_carries_the_metrics_of_lipo(trained: Path) -> None:
     assert list((trained / "tensorboard").glob("events.*"))
 
 
+def test_the_trainer_finds_the_rollouts_probabilities_again(trained: Path) -> None:
+    for row in curve(trained):
+        assert row["training/rollout_probs_diff_max"] < 1e-3
+
+
 def test_a_finished_run_is_not_trained_again(trained: Path, data: Path) -> None:
     run = Run("lipo", "ocr", steps=2, overrides=("no.such.key=1",))
     assert train(run, base=BASE, data=data, folder=trained).name == "global_step_2"

@@ -35,6 +35,7 @@ def test_configuration_composes_with_verls():
     for part in (config.actor_rollout_ref.actor, config.actor_rollout_ref.ref):
         assert part.strategy == part.fsdp_config.strategy == "fsdp2"
         assert part.fsdp_config.dtype == "float32"
+        assert set(part.fsdp_config.mixed_precision.values()) == {"fp32"}
     assert config.actor_rollout_ref.rollout.name == "vllm"
     assert config.actor_rollout_ref.rollout.enforce_eager is True
     assert config.ray_kwargs.ray_init.num_gpus == config.trainer.n_gpus_per_node == 1
