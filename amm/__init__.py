@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from amm.checkpoints import open_checkpoint
     from amm.config import MergeConfig, load_config
     from amm.diagnostics import LayerFigures, layer_figures
-    from amm.errors import InputError
+    from amm.errors import InputError, MergeInterrupted, UnfinishedError
     from amm.inspection import Inspection, inspect
-    from amm.methods import register
+    from amm.methods import merge_tensors, register
     from amm.planning import Plan, plan
     from amm.run import MergeResult, merge
 
@@ -31,13 +31,16 @@ _HOME = {
     "Inspection": "amm.inspection",
     "LayerFigures": "amm.diagnostics",
     "MergeConfig": "amm.config",
+    "MergeInterrupted": "amm.errors",
     "MergeResult": "amm.run",
     "Plan": "amm.planning",
+    "UnfinishedError": "amm.errors",
     "check": "amm.checking",
     "inspect": "amm.inspection",
     "layer_figures": "amm.diagnostics",
     "load_config": "amm.config",
     "merge": "amm.run",
+    "merge_tensors": "amm.methods",
     "open_checkpoint": "amm.checkpoints",
     "plan": "amm.planning",
     "register": "amm.methods",
@@ -49,14 +52,17 @@ __all__ = [
     "Inspection",
     "LayerFigures",
     "MergeConfig",
+    "MergeInterrupted",
     "MergeResult",
     "Plan",
+    "UnfinishedError",
     "__version__",
     "check",
     "inspect",
     "layer_figures",
     "load_config",
     "merge",
+    "merge_tensors",
     "open_checkpoint",
     "plan",
     "register",

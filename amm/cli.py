@@ -88,7 +88,7 @@ def merge(
 
     If it is interrupted, the same command goes on where it stopped.
     """
-    from amm.engines import MergeInterrupted
+    from amm.errors import MergeInterrupted
     from amm.run import run
 
     settings = _load(config, set_, engine=engine, device=device)
@@ -230,8 +230,7 @@ def methods(as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; errors end with one message and a code of their own."""
-    from amm.engines import UnfinishedError
-    from amm.errors import InputError
+    from amm.errors import InputError, UnfinishedError
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")

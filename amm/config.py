@@ -25,6 +25,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from amm.checkpoints.files import read_small
 from amm.errors import InputError
 from amm.methods import get_method
+from amm.methods.registry import parameters_of
 from amm.settings import Settings, validated
 
 _SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT]i?)?B?\s*", re.IGNORECASE)
@@ -148,7 +149,7 @@ class MergeConfig(Settings):
             InputError: unknown method, or a wrong key or value.
         """
         method = get_method(self.method)
-        return validated(method.settings, self.parameters, f"parameters of method '{self.method}'")
+        return validated(method.settings, self.parameters, parameters_of(self.method))
 
 
 def load_config(path: str | Path) -> MergeConfig:

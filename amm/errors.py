@@ -1,4 +1,4 @@
-"""The one exception for input that the user can mend, and the hint that goes with a wrong name."""
+"""What a merge raises, and the hint that goes with a wrong name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ class InputError(ValueError):
 
     The message names it, says what is wrong, and says what to do.
     """
+
+
+class UnfinishedError(OSError):
+    """The merge stopped for a reason outside its inputs; run again, it goes on where it stopped."""
+
+
+class MergeInterrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM; the message says how far the merge is and how to go on."""
 
 
 def did_you_mean(name: object, allowed: Iterable[str]) -> str:

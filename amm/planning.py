@@ -37,7 +37,6 @@ from amm.checkpoints.keys import (
 from amm.config import MergeConfig
 from amm.engines.job import Job
 from amm.errors import InputError
-from amm.loops import apply
 from amm.methods import Method
 from amm.methods.registry import Place, TensorBlocks
 from amm.settings import Settings, validated
@@ -564,7 +563,8 @@ class Timer:
             vectors = torch.randn(self.experts, *unit, generator=generator, dtype=self.dtype)
             if not method.elementwise:
                 vectors = vectors.to(self.device)
-            self.probes[key] = self._time(lambda: _call(method, settings, vectors))
+            place = Place("probe", 0, method.measure(TensorBlocks(vectors), settings))
+            self.probes[key] = self._time(lambda: method(vectors, settings, place))
         return self.probes[key]
 
     def _time(self, work: Callable[[], Any]) -> float:
@@ -591,18 +591,6 @@ class Timer:
 def _scaled(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
     rows, columns = shape
     return round(rows * factor), round(columns * factor)
-
-
-def _call(method: Method, settings: Settings, vectors: torch.Tensor) -> Any:
-    statistics = None
-    if method.statistics is not None:
-        statistics = method.statistics(TensorBlocks(vectors), settings)
-    if method.kernel is not None:
-        parameters = method.kernel.parameters(settings, len(vectors), statistics)
-        return apply(method.kernel.loop, parameters, vectors.flatten(1).numpy())
-    if method.place:
-        return method.function(vectors, settings, Place("probe.weight", 0, statistics))
-    return method.function(vectors, settings)
 
 
 def _plan_disk(found: Plan, needed: int, output: Path) -> None:

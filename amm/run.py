@@ -36,14 +36,13 @@ from amm.checkpoints.hf import INDEX_FILE
 from amm.checkpoints.writer import OutputFolder, SafetensorsWriter
 from amm.config import MergeConfig, size_text
 from amm.diagnostics import NORM_RATIO_WARNING
-from amm.engines import MergeInterrupted, UnfinishedError
 from amm.engines.hashing import InputHashes
 from amm.engines.job import Job
 from amm.engines.local import run_local
 from amm.engines.manifest import Manifest
 from amm.engines.ray import run_ray
 from amm.engines.recorder import Progress, Recorder, TensorReport
-from amm.errors import InputError
+from amm.errors import InputError, MergeInterrupted, UnfinishedError
 from amm.planning import doubts
 from amm.report import REPORT_FILES, write_reports
 from amm.settings import validated

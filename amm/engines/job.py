@@ -211,9 +211,7 @@ class Job:
     def statistics(self, name: str) -> object:
         """What the tensor's method needs to know of the whole tensor; None for most methods."""
         rule = self.rule(name)
-        if rule.method is None or rule.method.statistics is None:
-            return None
-        return rule.method.statistics(_Blocks(self, name), rule.settings)
+        return rule.method and rule.method.measure(_Blocks(self, name), rule.settings)
 
     def read(self, block: Block) -> Inputs:
         """Read a block of every model, and take the differences.
@@ -260,8 +258,7 @@ class Job:
         if rule.whole:  # elsewhere copying to a GPU and back would take longer than the work
             vectors = vectors.to(self.config.device)
         name = self.matching.copies.get(block.name, block.name)
-        place = (Place(name, block.start, statistics),) if rule.method.place else ()
-        tau = rule.method.function(vectors, rule.settings, *place)
+        tau = rule.method(vectors, rule.settings, Place(name, block.start, statistics))
         added = tau.cpu()
         merged = self._rounded(entry, self._oriented(block, inputs.start + added))
         count = count_changes.compiled(self.real, _bits(merged).dtype)

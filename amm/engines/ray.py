@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from amm.config import MergeConfig
-from amm.engines import UnfinishedError
 from amm.engines.job import Job, Merged
 from amm.engines.pages import release_freed
 from amm.engines.recorder import Recorder
+from amm.errors import UnfinishedError
 
 logger = logging.getLogger("amm")
 

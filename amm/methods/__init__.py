@@ -21,6 +21,7 @@ from amm.methods.registry import (
     SideEntry,
     SideFile,
     get_method,
+    merge_tensors,
     method_names,
     register,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "get_method",
     "iso_c",
     "mean",
+    "merge_tensors",
     "method_names",
     "optmerge",
     "register",

@@ -42,21 +42,18 @@ from amm.methods.descent import (
     common_rms,
     descend,
     frobenius_norms,
-    full_precision,
     memory,
-    moved,
     penalised_gradient,
     squarable,
 )
-from amm.methods.registry import OtherTensors, register
-from amm.settings import Settings
+from amm.methods.linear import LinearSettings, register_linear
 
 Alpha = Literal["norm", "squared_norm", "inverse_norm", "uniform"]
 Beta = Literal["softmax_cos", "mean_cos_others", "neg_loss", "uniform"]
 Penalty = Literal["span", "per_task", "projection"]
 
 
-class AmmSettings(Settings):
+class AmmSettings(LinearSettings):
     """Settings of AMM. What isn't labelled [V] is our choice.
 
     Attributes:
@@ -81,9 +78,6 @@ class AmmSettings(Settings):
         precision: of the products within the descent: `medium` is bf16 or TF32 where there are
             units for it, a fraction of a percent of the path [ours]. Gram matrices are summed in
             float64 in any case.
-        scale: W = W_0 + scale · τ.
-        other_tensors: what is done with embeddings, heads, norms, biases and convolutions: `mean`
-            or sum (`task_arithmetic`) of the task vectors, or `base`. `scale` doesn't touch them.
     """
 
     steps: int = Field(300, ge=0)
@@ -96,27 +90,21 @@ class AmmSettings(Settings):
     stride: int = Field(10, ge=1)
     beta_every: int = Field(100, ge=1)
     precision: Precision = "medium"
-    scale: float = 1.0
-    other_tensors: OtherTensors = "mean"
 
 
-@register("amm", settings=AmmSettings, tensors="linear", memory=memory)
-@full_precision
-def amm(task_vectors: Tensor, settings: AmmSettings) -> Tensor:
+@register_linear("amm", settings=AmmSettings, memory=memory)
+def amm(vectors: Tensor, settings: AmmSettings) -> Tensor:
     """Merge one linear layer.
 
     L_w is multiplied by K², so that uniform α and β with λ = 0 are WUDI.
 
     Args:
-        task_vectors: K × out × in, τ_i = W_i − W_0, float32 or float64. Zero ones are left out.
+        vectors: τ_i = W_i − W_0, K × out × in, float32 or float64, none zero.
         settings: see `AmmSettings`.
 
     Returns:
-        scale · τ, out × in; zero when every τ_i is.
+        τ, out × in.
     """
-    vectors = moved(task_vectors)
-    if not len(vectors):
-        return torch.zeros_like(task_vectors[0])
     unit = common_rms(vectors)
     vectors = squarable(vectors, unit)
     layer = Interference(vectors)
@@ -144,7 +132,7 @@ def amm(task_vectors: Tensor, settings: AmmSettings) -> Tensor:
         precision=settings.precision,
         constrain=project if projected else None,
     )
-    return settings.scale * (layer.start + travelled).to(task_vectors.dtype)
+    return layer.start + travelled
 
 
 def inherent_weights(norms: Tensor, kind: Alpha) -> Tensor:

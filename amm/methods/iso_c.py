@@ -4,6 +4,9 @@
 
 r counts the singular values that aren't within rounding of 0: beyond them U and V are arbitrary
 [ours].
+
+Its settings are those of every method of linear layers; the paper tunes the scale on held-out data
+[V], 1 is our default.
 """
 
 from __future__ import annotations
@@ -12,38 +15,22 @@ import torch
 from torch import Tensor
 
 from amm.methods.closed_form import memory, thin_svd
-from amm.methods.descent import full_precision
-from amm.methods.registry import OtherTensors, register
-from amm.settings import Settings
+from amm.methods.linear import LinearSettings, register_linear
 
 
-class IsoCSettings(Settings):
-    """Settings of Iso-C.
-
-    Attributes:
-        scale: W = W_0 + scale · τ; the paper tunes it on held-out data [V], 1 is our default.
-        other_tensors: what is done with embeddings, heads, norms, biases and convolutions: `mean`
-            [V] or sum (`task_arithmetic`) of the task vectors, or `base`.
-    """
-
-    scale: float = 1.0
-    other_tensors: OtherTensors = "mean"
-
-
-@register("iso_c", settings=IsoCSettings, tensors="linear", memory=memory)
-@full_precision
-def iso_c(task_vectors: Tensor, settings: IsoCSettings) -> Tensor:
+@register_linear("iso_c", settings=LinearSettings, memory=memory)
+def iso_c(vectors: Tensor, settings: LinearSettings) -> Tensor:
     """Iso-C: the sum of the task vectors, every singular value replaced by their mean.
 
     Args:
-        task_vectors: K × out × in, τ_i = W_i − W_0, float32 or float64.
-        settings: see `IsoCSettings`.
+        vectors: τ_i = W_i − W_0, K × out × in, float32 or float64, none zero.
+        settings: see `LinearSettings`.
 
     Returns:
-        scale · τ, out × in; zero when the τ_i cancel.
+        τ, out × in, float64; zero when the τ_i cancel.
     """
-    total = task_vectors.sum(dim=0, dtype=torch.float64)
+    total = vectors.sum(dim=0, dtype=torch.float64)
     if not total.any():
-        return torch.zeros_like(task_vectors[0])
+        return total
     u, s, vh = thin_svd(total)
-    return (settings.scale * s.mean() * u @ vh).to(task_vectors.dtype)
+    return s.mean() * u @ vh

@@ -25,12 +25,11 @@ from pydantic import Field
 from torch import Tensor
 
 from amm.methods.closed_form import filtered, memory, shared_rank, thin_svd, travel
-from amm.methods.descent import full_precision, moved
-from amm.methods.registry import OtherTensors, register
-from amm.settings import Settings
+from amm.methods.linear import LinearSettings, register_linear
+from amm.methods.registry import OtherTensors
 
 
-class OptMergeSettings(Settings):
+class OptMergeSettings(LinearSettings):
     """Settings of OptMerge.
 
     Attributes:
@@ -38,34 +37,27 @@ class OptMergeSettings(Settings):
         lr: SGD's step [V]. The gradient is linear in the size of the deltas, so it means the same
             for all.
         momentum: SGD's momentum [V].
-        scale: W = W_0 + scale · τ; the paper searches 0.1 … 1.5 [V].
-        other_tensors: what is done with embeddings, heads, norms, biases and convolutions: `base`
-            [V], or `mean` or sum (`task_arithmetic`) of the task vectors.
+        scale: the paper searches 0.1 … 1.5 [V].
+        other_tensors: `base` as published [V].
     """
 
     steps: int = Field(300, ge=0)
     lr: float = Field(1e-4, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
-    scale: float = 1.0
     other_tensors: OtherTensors = "base"
 
 
-@register("optmerge", settings=OptMergeSettings, tensors="linear", memory=memory)
-@full_precision
-def optmerge(task_vectors: Tensor, settings: OptMergeSettings) -> Tensor:
+@register_linear("optmerge", settings=OptMergeSettings, memory=memory)
+def optmerge(vectors: Tensor, settings: OptMergeSettings) -> Tensor:
     """OptMerge: WUDI's loss on task vectors truncated by SVD, by SGD from their mean.
 
     Args:
-        task_vectors: K × out × in, τ_i = W_i − W_0, float32 or float64. Zero ones are left out,
-            of the mean too.
+        vectors: τ_i = W_i − W_0, K × out × in, float32 or float64, none zero.
         settings: see `OptMergeSettings`.
 
     Returns:
-        scale · τ, out × in; zero when every τ_i is.
+        τ, out × in, float64.
     """
-    vectors = moved(task_vectors)
-    if not len(vectors):
-        return torch.zeros_like(task_vectors[0])
     rank = shared_rank(vectors)
     start = vectors.mean(dim=0, dtype=torch.float64)
 
@@ -76,7 +68,7 @@ def optmerge(task_vectors: Tensor, settings: OptMergeSettings) -> Tensor:
             yield vector - start, s[:, None] * vh / vector.norm()
 
     away = travel(terms(), (len(vectors) * rank, vectors.shape[2]), filtered(_sgd(settings)))
-    return (settings.scale * (start + away)).to(vectors.dtype)
+    return start + away
 
 
 def _sgd(settings: OptMergeSettings) -> Callable[[Tensor], Tensor]:

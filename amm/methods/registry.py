@@ -4,7 +4,10 @@ A method is a pure function of one tensor's task vectors. It declares which tens
 
 * ``tensors="all"``: every tensor;
 * ``tensors="linear"``: the 2-D weights of linear layers (`amm.layers.is_linear`). Its settings
-  then have a key ``other_tensors``, which says what becomes of the rest.
+  then have a key ``other_tensors``, which says what becomes of the rest; `amm.methods.linear` has
+  what such methods share.
+
+All that calls a method does so through `Method`; from Python `merge_tensors` is the way.
 
 Other packages add methods with an entry point of the group ``amm.methods`` whose value is the
 module that registers them; it is imported when a name isn't known, and when all are listed.
@@ -25,8 +28,8 @@ import torch
 from torch import Tensor
 
 from amm.errors import InputError, did_you_mean
-from amm.loops import Loop, visit
-from amm.settings import Settings
+from amm.loops import Loop, apply, visit
+from amm.settings import Settings, validated
 
 MethodFunction = Callable[..., Tensor]
 """(task vectors, settings), and a `Place` where the method asks for one."""
@@ -176,6 +179,28 @@ class Method:
     kernel: Kernel | None = None
     memory: Callable[[tuple[int, ...], int], int] | None = None
 
+    def measure(self, blocks: Blocks, settings: Settings) -> Any:
+        """What the function needs to know of a whole tensor, for its `Place`; None for most."""
+        return None if self.statistics is None else self.statistics(blocks, settings)
+
+    def __call__(self, task_vectors: Tensor, settings: Settings, place: Place) -> Tensor:
+        """Merge one tensor, or a block of it.
+
+        Args:
+            task_vectors: K × the block's shape, τ_i = W_i − W_0, float32 or float64.
+            settings: of the class that the method names.
+            place: where the block is, with what `measure` returned for the tensor.
+
+        Returns:
+            What is added to the base, the block's shape.
+        """
+        if self.kernel is not None and task_vectors.device.type == "cpu":
+            parameters = self.kernel.parameters(settings, len(task_vectors), place.statistics)
+            flat = task_vectors.reshape(len(task_vectors), -1).contiguous().numpy()
+            tau = apply(self.kernel.loop, parameters, flat)
+            return torch.from_numpy(tau).view(task_vectors.shape[1:])
+        return self.function(task_vectors, settings, *((place,) if self.place else ()))
+
 
 _METHODS: dict[str, Method] = {}
 
@@ -242,6 +267,47 @@ def get_method(name: str) -> Method:
     if name not in _METHODS:
         raise InputError(f"unknown merge method '{name}'. {did_you_mean(name, _METHODS)}")
     return _METHODS[name]
+
+
+def merge_tensors(
+    method: str, task_vectors: Tensor, *, name: str = "tensor", **settings: Any
+) -> Tensor:
+    """Merge the task vectors of one tensor in memory, as a merge of models does.
+
+        tau = amm.merge_tensors("ties", torch.stack([w_math - w, w_ocr - w]), density=0.3)
+
+    Args:
+        method: name of a registered method.
+        task_vectors: K × the tensor's shape, τ_i = W_i − W_0, float32 or float64; K × out × in for
+            methods of linear layers.
+        name: of the tensor, on which what is random depends.
+        settings: of the method, as under `parameters` of a merge.
+
+    Returns:
+        What is added to the base, the tensor's shape.
+
+    Raises:
+        InputError: unknown method, a wrong setting, or a shape or dtype that isn't one of these.
+    """
+    found = get_method(method)
+    chosen = validated(found.settings, settings, parameters_of(method))
+    if task_vectors.dtype not in (torch.float32, torch.float64) or not len(task_vectors):
+        raise InputError(
+            f"merge_tensors: task_vectors are {len(task_vectors)} × {task_vectors.dtype}; give at"
+            " least one, in float32 or float64."
+        )
+    if found.tensors == "linear" and task_vectors.dim() != 3:
+        raise InputError(
+            f"merge_tensors: '{method}' merges weights of linear layers, K × out × in, not"
+            f" {tuple(task_vectors.shape)}."
+        )
+    statistics = found.measure(TensorBlocks(task_vectors), chosen)
+    return found(task_vectors, chosen, Place(name, 0, statistics))
+
+
+def parameters_of(method: str) -> str:
+    """What a method's settings are called in messages."""
+    return f"parameters of method '{method}'"
 
 
 def method_names() -> list[str]:

@@ -17,48 +17,36 @@ from torch import Tensor
 
 from amm.errors import InputError
 from amm.methods.closed_form import memory, norm_factors, travel
-from amm.methods.descent import full_precision, moved
-from amm.methods.registry import OtherTensors, register
-from amm.settings import Settings
+from amm.methods.linear import LinearSettings, register_linear
 
 
-class RidgeSettings(Settings):
+class RidgeSettings(LinearSettings):
     """Settings of ridge WUDI.
 
     Attributes:
         a: weight of the anchor, beside eigenvalues of C that are K/in on average, whatever the
             size of the deltas [D]. Default [V].
         anchor: θ₀: the `sum` of the task vectors [V], their `mean`, or `zero` (the base).
-        scale: W = W_0 + scale · τ.
-        other_tensors: what is done with embeddings, heads, norms, biases and convolutions: `mean`
-            or sum (`task_arithmetic`) of the task vectors, or `base`.
     """
 
     a: float = Field(0.01, gt=0)
     anchor: Literal["sum", "mean", "zero"] = "sum"
-    scale: float = 1.0
-    other_tensors: OtherTensors = "mean"
 
 
-@register("ridge", settings=RidgeSettings, tensors="linear", memory=memory)
-@full_precision
-def ridge(task_vectors: Tensor, settings: RidgeSettings) -> Tensor:
+@register_linear("ridge", settings=RidgeSettings, memory=memory)
+def ridge(vectors: Tensor, settings: RidgeSettings) -> Tensor:
     """Ridge WUDI: the minimiser of WUDI's loss plus a pull towards an anchor, by one Cholesky.
 
     Args:
-        task_vectors: K × out × in, τ_i = W_i − W_0, float32 or float64. Zero ones are left out,
-            of the anchor too.
+        vectors: τ_i = W_i − W_0, K × out × in, float32 or float64, none zero.
         settings: see `RidgeSettings`.
 
     Returns:
-        scale · τ, out × in; zero when every τ_i is.
+        τ, out × in, float64.
 
     Raises:
         InputError: `a` is so small that rounding makes C + aI singular.
     """
-    vectors = moved(task_vectors)
-    if not len(vectors):
-        return torch.zeros_like(task_vectors[0])
     count, rows, columns = vectors.shape
     share = {"sum": 1.0, "mean": 1 / count, "zero": 0.0}[settings.anchor]
     anchor = share * vectors.sum(dim=0, dtype=torch.float64)
@@ -74,4 +62,4 @@ def ridge(task_vectors: Tensor, settings: RidgeSettings) -> Tensor:
         return torch.cholesky_solve(x.T, factor).T
 
     away = travel(norm_factors(vectors, anchor), (count * rows, columns), solve)
-    return (settings.scale * (anchor + away)).to(vectors.dtype)
+    return anchor + away

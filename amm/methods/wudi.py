@@ -7,7 +7,6 @@ for each 2-D weight of a linear layer by itself.
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -20,16 +19,13 @@ from amm.methods.descent import (
     common_rms,
     descend,
     frobenius_norms,
-    full_precision,
     memory,
-    moved,
     squarable,
 )
-from amm.methods.registry import OtherTensors, register
-from amm.settings import Settings
+from amm.methods.linear import LinearSettings, register_linear
 
 
-class WudiSettings(Settings):
+class WudiSettings(LinearSettings):
     """Settings of WUDI.
 
     Attributes:
@@ -42,9 +38,6 @@ class WudiSettings(Settings):
             for a few percent of the path's length [ours], docs/amm-solver.md.
         precision: of the products within the descent: `medium` is bf16 or TF32 where there are
             units for it [ours].
-        scale: W = W_0 + scale · τ.
-        other_tensors: what is done with embeddings, heads, norms, biases and convolutions: `mean`
-            or sum (`task_arithmetic`) of the task vectors, or `base`.
     """
 
     steps: int = Field(300, ge=0)
@@ -52,25 +45,19 @@ class WudiSettings(Settings):
     lr: float | None = Field(None, gt=0)
     stride: int = Field(10, ge=1)
     precision: Precision = "medium"
-    scale: float = 1.0
-    other_tensors: OtherTensors = "mean"
 
 
-@register("wudi", settings=WudiSettings, tensors="linear", memory=memory)
-@full_precision
-def wudi(task_vectors: Tensor, settings: WudiSettings) -> Tensor:
+@register_linear("wudi", settings=WudiSettings, memory=memory)
+def wudi(vectors: Tensor, settings: WudiSettings) -> Tensor:
     """Merge one linear layer.
 
     Args:
-        task_vectors: K × out × in, τ_i = W_i − W_0, float32 or float64. Zero ones are left out.
+        vectors: τ_i = W_i − W_0, K × out × in, float32 or float64, none zero.
         settings: see `WudiSettings`.
 
     Returns:
-        scale · τ, out × in; zero when every τ_i is.
+        τ, out × in.
     """
-    vectors = moved(task_vectors)
-    if not len(vectors):
-        return torch.zeros_like(task_vectors[0])
     rms = common_rms(vectors)
     vectors = squarable(vectors, rms)
     unit, published_unit = (rms, PUBLISHED_RMS) if settings.normalize else (1.0, 1.0)
@@ -87,4 +74,4 @@ def wudi(task_vectors: Tensor, settings: WudiSettings) -> Tensor:
         refresh=settings.steps,
         precision=settings.precision,
     )
-    return settings.scale * (layer.start + travelled).to(task_vectors.dtype)
+    return layer.start + travelled

@@ -16,43 +16,32 @@ from pydantic import Field
 from torch import Tensor
 
 from amm.methods.closed_form import filtered, memory, norm_factors, travel
-from amm.methods.descent import full_precision, moved
-from amm.methods.registry import OtherTensors, register
-from amm.settings import Settings
+from amm.methods.linear import LinearSettings, register_linear
 
 
-class WudiSpectralSettings(Settings):
+class WudiSpectralSettings(LinearSettings):
     """Settings of spectral WUDI.
 
     Attributes:
         time: the horizon t [V]. Directions with λ above 1/t are solved, those below are left; λ
             is K/in on average, whatever the size of the deltas [D]. 0 is the sum of the task
             vectors, a very large t the exact solution nearest to it.
-        scale: W = W_0 + scale · τ.
-        other_tensors: what is done with embeddings, heads, norms, biases and convolutions: `mean`
-            or sum (`task_arithmetic`) of the task vectors, or `base`.
     """
 
     time: float = Field(300.0, ge=0)
-    scale: float = 1.0
-    other_tensors: OtherTensors = "mean"
 
 
-@register("wudi_spectral", settings=WudiSpectralSettings, tensors="linear", memory=memory)
-@full_precision
-def wudi_spectral(task_vectors: Tensor, settings: WudiSpectralSettings) -> Tensor:
+@register_linear("wudi_spectral", settings=WudiSpectralSettings, memory=memory)
+def wudi_spectral(vectors: Tensor, settings: WudiSpectralSettings) -> Tensor:
     """Spectral WUDI: gradient flow on WUDI's loss up to a horizon, by one eigendecomposition.
 
     Args:
-        task_vectors: K × out × in, τ_i = W_i − W_0, float32 or float64. Zero ones are left out.
+        vectors: τ_i = W_i − W_0, K × out × in, float32 or float64, none zero.
         settings: see `WudiSpectralSettings`.
 
     Returns:
-        scale · τ, out × in; zero when every τ_i is.
+        τ, out × in, float64.
     """
-    vectors = moved(task_vectors)
-    if not len(vectors):
-        return torch.zeros_like(task_vectors[0])
     count, rows, columns = vectors.shape
     start = vectors.sum(dim=0, dtype=torch.float64)
     away = travel(
@@ -60,4 +49,4 @@ def wudi_spectral(task_vectors: Tensor, settings: WudiSpectralSettings) -> Tenso
         (count * rows, columns),
         filtered(lambda values: -torch.expm1(-settings.time * values) / values),
     )
-    return (settings.scale * (start + away)).to(vectors.dtype)
+    return start + away

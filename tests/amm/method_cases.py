@@ -42,10 +42,9 @@ def in_blocks(
     """Merge a tensor as the engine does: statistics first, then blocks of so many rows."""
     method = get_method(name)
     blocks = TensorBlocks(vectors, rows)
-    statistics = method.statistics(blocks, settings) if method.statistics else None
+    statistics = method.measure(blocks, settings)
     merged, start = [], 0
     for block in blocks():
-        place = [Place(tensor, start, statistics)] if method.place else []
-        merged.append(method.function(block, settings, *place))
+        merged.append(method(block, settings, Place(tensor, start, statistics)))
         start += block[0].numel()
     return torch.cat(merged)

@@ -11,7 +11,7 @@ from pico_models import SHAPES, load_folder, save_folder
 
 from amm import __version__
 from amm.cli import main
-from amm.engines import MergeInterrupted, UnfinishedError
+from amm.errors import MergeInterrupted, UnfinishedError
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from method_cases import close, draw, in_blocks, seeds, shapes
 
-from amm.loops import apply
 from amm.methods import Place, get_method
 from amm.methods.registry import TensorBlocks
 
@@ -36,12 +35,9 @@ def test_a_kernel_gives_what_the_function_does_bit_for_bit(name, dtype, shape, s
     settings = method.settings(
         **({"scale": 0.3} if "scale" in method.settings.model_fields else {})
     )
-    statistics = method.statistics(TensorBlocks(vectors), settings) if method.statistics else None
-    parameters = method.kernel.parameters(settings, len(vectors), statistics)
-    merged = apply(method.kernel.loop, parameters, vectors.flatten(1).numpy())
-    place = [Place("w", 0, statistics)] if method.place else []
-    expected = method.function(vectors, settings, *place)
-    assert torch.equal(torch.from_numpy(merged).view(expected.shape), expected)
+    place = Place("w", 0, method.measure(TensorBlocks(vectors), settings))
+    expected = method.function(vectors, settings, *([place] if method.place else []))
+    assert torch.equal(method(vectors, settings, place), expected)
 
 
 @every

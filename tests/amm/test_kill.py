@@ -14,13 +14,13 @@ from pico_models import SHAPES, load_folder, save_folder
 
 import amm
 from amm.checkpoints import writer
-from amm.engines import MergeInterrupted, UnfinishedError
+from amm.errors import MergeInterrupted, UnfinishedError
 
 KILLS = 10
 
 START = """
 import sys, amm.run
-from amm.engines import MergeInterrupted
+from amm.errors import MergeInterrupted
 print("ready", flush=True)
 try:
     base, *experts, out, method, more = sys.argv[1:]

@@ -1,10 +1,14 @@
 """Registry: names, settings, and what a wrong one is answered with."""
 
 import pytest
+import torch
+from method_cases import draw, in_blocks
 from pydantic import Field
 
+import amm
 from amm.errors import InputError
 from amm.methods import get_method, method_names, register, registry
+from amm.methods.linear import LinearSettings, register_linear
 from amm.settings import Settings, validated
 
 
@@ -99,3 +103,56 @@ def test_all_wrong_settings_are_reported_at_once():
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         get_method("amm").settings().steps = 3
+
+
+def test_tensors_are_merged_as_a_merge_of_models_does():
+    vectors = draw((3, 8, 6), 0)
+    settings = get_method("ties").settings(density=0.3, scale=0.5)
+    merged = amm.merge_tensors("ties", vectors, density=0.3, scale=0.5)
+    assert torch.equal(merged, in_blocks("ties", vectors, settings, 8))
+
+
+def test_what_is_random_depends_on_the_name_of_the_tensor():
+    vectors = draw((2, 8, 6), 0)
+    merged = [amm.merge_tensors("dare", vectors, name=name) for name in ("a", "a", "b")]
+    assert torch.equal(merged[0], merged[1]) and not torch.equal(merged[0], merged[2])
+    assert torch.equal(merged[2], in_blocks("dare", vectors, get_method("dare").settings(), 8, "b"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tis", torch.ones(2, 3, 4)), "Did you mean 'ties'"),
+        (("tsv", torch.ones(2, 3)), r"K × out × in, not \(2, 3\)"),
+        (("mean", torch.ones(2, 3).bfloat16()), "float32 or float64"),
+        (("mean", torch.ones(0, 3)), "at least one"),
+    ],
+)
+def test_tensors_that_no_method_merges_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        amm.merge_tensors(*arguments)
+
+
+def test_a_wrong_setting_is_answered_with_the_right_ones():
+    with pytest.raises(InputError, match="parameters of method 'ties': unknown key 'densty'"):
+        amm.merge_tensors("ties", torch.ones(2, 3, 4), densty=0.3)
+
+
+def test_a_method_of_linear_layers_gets_what_moved_and_gives_it_back_scaled_in_its_dtype():
+    seen = []
+
+    @register_linear("toy", settings=LinearSettings)
+    def toy(vectors, settings):
+        seen.append((len(vectors), torch.get_float32_matmul_precision()))
+        return vectors.sum(0, dtype=torch.float64)
+
+    vectors = draw((2, 3, 4), 0).float()
+    vectors[1] = 0
+    torch.set_float32_matmul_precision("medium")
+    try:
+        merged = amm.merge_tensors("toy", vectors, scale=2.0)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == [(1, "highest")]
+    assert torch.equal(merged, 2 * vectors[0])
+    assert not amm.merge_tensors("toy", 0 * vectors).any() and len(seen) == 1
