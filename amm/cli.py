@@ -191,22 +191,23 @@ def inspect(
     that it left as they were (also once rounded to bf16) and its rank; and how alike the experts'
     task vectors are.
     """
+    from amm.config import MergeConfig
     from amm.errors import InputError
-    from amm.inspection import inspect as run_inspect
+    from amm.inspection import inspect_config
+    from amm.settings import validated
     from amm.show import show_inspection
 
     if png is not None:
         _check_picture(png)
-    partial = False
     if len(models) > 1:
-        base, experts = models[0], models[1:]
+        values = {"base": models[0], "experts": models[1:], "output": "."}
+        config = validated(MergeConfig, values, "inspect")
     elif Path(models[0]).suffix in (".yaml", ".yml"):
         config = _load(Path(models[0]), None)
-        base, experts, partial = config.base, config.experts, config.partial_experts
     else:
         raise InputError(f"name experts too: amm inspect {models[0]} EXPERT, or a YAML file.")
     with _progress_bar() as progress:
-        found = run_inspect(base, experts, partial_experts=partial, progress=progress)
+        found = inspect_config(config, progress)
     if png is not None:
         png.write_bytes(found.picture())
     if as_json:

@@ -13,14 +13,23 @@ Relative paths are relative to the folder that the command is run in, as on the 
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from amm.checkpoints.files import read_small
 from amm.errors import InputError
@@ -36,6 +45,10 @@ _CONFIG_LIMIT = 2**18
 _LEVELS_LIMIT = 20
 _ALIASES_LIMIT = 10
 
+BASE = "base"
+"""In place of a method: tensors are left as they are in the base."""
+
+_LAYERS = re.compile(r"(\d{1,5})(?:-(\d{1,5})?)?")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
 
 
@@ -86,18 +99,91 @@ def size_text(size: int) -> str:
     return f"{size}B"
 
 
+class Expert(Settings):
+    """An expert. In YAML its path alone will do.
+
+    Attributes:
+        path: Hugging Face folder, FSDP shards of verl or EasyR1, LoRA adapter, or id on the Hub
+            (`org/name` or `org/name@revision`) where there is no such folder.
+        weight: factor on its task vector.
+        base: the model that it was trained from, where that isn't the merge's base: what it learnt
+            beyond that is added to the merge's.
+        partial: it may cover a part of the base; the rest is carried over from the base, as if that
+            had been frozen.
+    """
+
+    path: Source
+    weight: float = 1.0
+    base: Source | None = None
+    partial: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return value if isinstance(value, Mapping | Expert) else {"path": value}
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, dump: SerializerFunctionWrapHandler) -> Any:
+        said = dump(self)
+        return said["path"] if self == Expert(path=self.path) else said
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _layer_range(value: Any) -> Any:
+    match = _LAYERS.fullmatch(str(value))
+    if isinstance(value, list | tuple):
+        return value
+    if match is None or (match[2] and int(match[1]) > int(match[2])):
+        raise ValueError("a layer or a range of them, such as 5, 0-11 or 12-")
+    first = int(match[1])
+    return first, (int(match[2]) if match[2] else first if match[0] == match[1] else None)
+
+
+class Override(Settings):
+    """What is done otherwise with some tensors; the first of several that fits a tensor counts.
+
+    Attributes:
+        names: patterns of the tensors' names in the base, with `*` and `?`: one, or a list.
+        layers: numbers of the layers, such as `5`, `0-11` or `12-`.
+        method: the method for these, or `base`: they are left as in the base.
+        parameters: its settings; with the merge's method, those that differ from the merge's.
+        weights: of all experts, instead of theirs.
+    """
+
+    names: Annotated[tuple[str, ...], BeforeValidator(_several)] = ("*",)
+    layers: Annotated[tuple[int, int | None] | None, BeforeValidator(_layer_range)] = None
+    method: str | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    weights: tuple[float, ...] | None = None
+
+    def fits(self, name: str, layer: int | None) -> bool:
+        """Whether it is for a tensor.
+
+        Args:
+            name: the tensor's.
+            layer: the number of its layer, None outside the layers.
+        """
+        if self.layers is not None:
+            first, last = self.layers
+            if layer is None or layer < first or (last is not None and layer > last):
+                return False
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names)
+
+
 class MergeConfig(Settings):
     """A merge.
 
     Attributes:
         base: folder of the model that the experts were trained from, or its id on the Hub.
-        experts: Hugging Face folders, FSDP shards of verl or EasyR1, LoRA adapters, or ids on the
-            Hub (`org/name` or `org/name@revision`) where there is no such folder.
-        partial_experts: an expert may cover a part of the base; the rest is carried over from the
-            base, as if that had been frozen.
+        experts: paths, or what `Expert` has.
+        partial_experts: every expert may cover a part of the base.
         output: the folder to write; it must not exist, or be empty.
         method: name of the merge method.
         parameters: settings of the method.
+        overrides: what is done otherwise with some tensors, see `Override`.
         save_dtype: dtype of the merged weights; None keeps that of each tensor of the base.
         compute_dtype: dtype in which differences are taken and merged.
         device: where methods run that take a layer as a whole: `cpu`, `cuda`, or `cuda:N`. The
@@ -112,11 +198,12 @@ class MergeConfig(Settings):
     """
 
     base: Source
-    experts: tuple[Source, ...] = Field(min_length=1)
+    experts: tuple[Expert, ...] = Field(min_length=1)
     partial_experts: bool = False
     output: Folder
     method: str = "amm"
     parameters: dict[str, Any] = Field(default_factory=dict)
+    overrides: tuple[Override, ...] = ()
     save_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     compute_dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
@@ -148,8 +235,31 @@ class MergeConfig(Settings):
         Raises:
             InputError: unknown method, or a wrong key or value.
         """
-        method = get_method(self.method)
-        return validated(method.settings, self.parameters, parameters_of(self.method))
+        return _settings_of(self.method, self.parameters, parameters_of(self.method))
+
+    def override_settings(self, number: int) -> tuple[str, Settings | None]:
+        """Name and settings of the method of one of the `overrides`; None for `base`.
+
+        Raises:
+            InputError: as `method_settings`, or weights that aren't one for each expert.
+        """
+        override, where = self.overrides[number], f"overrides.{number}"
+        weights = override.weights
+        if weights is not None and len(weights) != len(self.experts):
+            raise InputError(
+                f"{where}: weights has {len(weights)} numbers; give one for each of the"
+                f" {len(self.experts)} experts."
+            )
+        name = override.method or self.method
+        if name == BASE:
+            return name, None
+        inherited = self.parameters if name == self.method else {}
+        parameters = {**inherited, **override.parameters}
+        return name, _settings_of(name, parameters, f"{where}: {parameters_of(name)}")
+
+
+def _settings_of(method: str, parameters: Mapping[str, Any], where: str) -> Settings:
+    return validated(get_method(method).settings, parameters, where)
 
 
 def load_config(path: str | Path) -> MergeConfig:

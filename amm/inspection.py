@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amm.checkpoints import Checkpoint, open_checkpoint
-from amm.checkpoints.keys import MERGEABLE, align, matrices_of
+from amm.checkpoints import Checkpoint
+from amm.checkpoints.keys import MERGEABLE, matrices_of
+from amm.config import MergeConfig
 from amm.figures import draw_task_vectors, short_paths
 from amm.methods.descent import full_precision
+from amm.models import open_models
+from amm.settings import validated
 from amm.survey import Products, Surveyed, kind_of, survey, total
 
 POWER_STEPS = 24
@@ -100,7 +103,7 @@ class Inspection:
 
 def inspect(
     base: str | Path,
-    experts: Sequence[str | Path],
+    experts: Sequence[str | Path | Mapping[str, Any]],
     *,
     partial_experts: bool = False,
     progress: Callable[[str, float], None] | None = None,
@@ -116,9 +119,16 @@ def inspect(
     Raises:
         InputError: an input can't be read, or an expert doesn't fit the base.
     """
-    origin = open_checkpoint(base)
-    opened = [open_checkpoint(path, origin) for path in experts]
-    names = align(origin, opened, partial=partial_experts)
+    values = {"base": base, "experts": experts, "partial_experts": partial_experts, "output": "."}
+    return inspect_config(validated(MergeConfig, values, "inspect"), progress)
+
+
+def inspect_config(
+    config: MergeConfig, progress: Callable[[str, float], None] | None = None
+) -> Inspection:
+    """Measure the experts of a validated merge; see `inspect`."""
+    models = open_models(config)
+    origin, opened, names = models.base, models.experts, models.matching.check().names
     count = sum(origin.dtype(key) in MERGEABLE for key in origin.keys())
     surveyed: list[Surveyed] = []
     ranks: dict[str, list[Rank | None]] = {}
@@ -138,7 +148,7 @@ def inspect(
         kinds[kind_of(tensor.name)].append(tensor)
     linear = [tensor.products for tensor in surveyed if tensor.linear]
     return Inspection(
-        experts=short_paths([str(path) for path in experts]),
+        experts=short_paths([str(expert.path) for expert in config.experts]),
         whole=_figures("all", [tensor.products for tensor in surveyed], None),
         kinds=[
             _figures(kind, [t.products for t in tensors], [ranks.get(t.name) for t in tensors])

@@ -72,14 +72,15 @@ def _writer(t: Any, real: Any, stored: Any) -> Any:
 
 def _subtraction(t: Any, tensors: int, number: Any, real: Any) -> Any:
     numbers = t.UniTuple(number[::1], tensors)
-    return t.UniTuple(t.boolean, 2)(numbers, t.intp, real[::1], real[:, ::1])
+    return t.UniTuple(t.boolean, 2)(numbers, real[::1], t.intp, real[::1], real[:, ::1])
 
 
 def kernel(function: Callable[[npt.NDArray, npt.NDArray, npt.NDArray], None]) -> Loop:
     """Declares a method's work on some entries, compiled for float32 or float64.
 
-    The function is called with K × at least N task vectors, any number of parameters in float64,
-    and N entries that it writes: what is added to the base.
+    The function is called with K × at least N task vectors, or, for a method that asks for the
+    base, W_0 and these, 1 + K; with any number of parameters in float64; and with N entries that it
+    writes: what is added to the base.
     """
     return Loop(function, _kernel)
 
@@ -122,8 +123,11 @@ def merge_entries(
     method: Loop,
     parameters: Sequence[float],
     numbers: Numbers,
+    weights: Sequence[float],
     merged: npt.NDArray,
     dtype: np.dtype,
+    *,
+    with_base: bool = False,
 ) -> Outcome:
     """Merge entry by entry: W_0 + what the method's kernel makes of the task vectors.
 
@@ -131,8 +135,10 @@ def merge_entries(
         method: the kernel.
         parameters: its parameters.
         numbers: W_0, then the W_i.
+        weights: K factors on the task vectors.
         merged: (N,) float32, float64, or int16 for bfloat16; is written.
         dtype: float32 or float64, for everything between.
+        with_base: the kernel gets W_0 before the task vectors.
     """
     write = _write_bfloat16 if merged.dtype == np.int16 else _write
     stored = numbers[0].dtype
@@ -143,20 +149,26 @@ def merge_entries(
         write.compiled(dtype, merged.dtype),
         np.array(parameters, np.float64),
         numbers,
+        np.array(weights, dtype),
         np.empty((len(numbers) + 1, CHUNK), dtype),
+        1 if with_base else 2,
         merged,
     )
     return Outcome(bool(finite), bool(moved), bool(fits), changed, kept)
 
 
 def visit(
-    method: Loop, numbers: Numbers, keeps: tuple[npt.NDArray, npt.NDArray, npt.NDArray]
+    method: Loop,
+    numbers: Numbers,
+    weights: Sequence[float],
+    keeps: tuple[npt.NDArray, npt.NDArray, npt.NDArray],
 ) -> bool:
     """Show a method's visitor all task vectors, in the dtype of what it keeps.
 
     Args:
         method: the visitor.
         numbers: W_0, then the W_i.
+        weights: K factors on the task vectors.
         keeps: its three arrays.
 
     Returns:
@@ -168,29 +180,34 @@ def visit(
             _differences.compiled(len(numbers), stored, dtype),
             method.compiled(dtype),
             numbers,
+            np.array(weights, dtype),
             np.empty((len(numbers), CHUNK), dtype),
             *keeps,
         )
     )
 
 
-def task_vectors(numbers: Numbers, dtype: np.dtype) -> tuple[npt.NDArray, npt.NDArray, bool, bool]:
-    """W_0 (N,) and the task vectors (K, N); whether all of these are finite, and one isn't zero."""
+def task_vectors(
+    numbers: Numbers, weights: Sequence[float], dtype: np.dtype
+) -> tuple[npt.NDArray, npt.NDArray, bool, bool]:
+    """W_0 (N,) and the weighted task vectors (K, N); whether all of these are finite, and one isn't
+    zero."""
     start = np.empty(len(numbers[0]), dtype)
     vectors = np.empty((len(numbers) - 1, len(start)), dtype)
     subtract = _differences.compiled(len(numbers), numbers[0].dtype, dtype)
-    finite, moved = subtract(numbers, 0, start, vectors)
+    finite, moved = subtract(numbers, np.array(weights, dtype), 0, start, vectors)
     return start, vectors, bool(finite), bool(moved)
 
 
 @_loop(_subtraction)
 def _differences(
-    numbers: Numbers, first: int, start: npt.NDArray, vectors: npt.NDArray
+    numbers: Numbers, weights: npt.NDArray, first: int, start: npt.NDArray, vectors: npt.NDArray
 ) -> tuple[bool, bool]:
-    """Writes W_i − W_0 of some entries.
+    """Writes w_i (W_i − W_0) of some entries.
 
     Args:
         numbers: W_0, then the W_i.
+        weights: (K,) of the dtype of `start`.
         first: of the entries.
         start: (n,) float32 or float64; becomes W_0 of the entries first … first + n − 1.
         vectors: (K, at least n) of that dtype; becomes the differences.
@@ -211,9 +228,9 @@ def _differences(
     largest = np.finfo(start.dtype).max
     finite, moved = True, False
     for k in range(len(vectors)):
-        vector = vectors[k, :size]
+        vector, weight = vectors[k, :size], weights[k]
         for j in range(size):
-            vector[j] -= start[j]
+            vector[j] = weight * (vector[j] - start[j])
             finite &= abs(vector[j]) <= largest
             moved |= vector[j] != 0
     return finite, moved
@@ -269,7 +286,9 @@ def _write(start: npt.NDArray, tau: npt.NDArray, merged: npt.NDArray) -> tuple[b
         t.FunctionType(_writer(t, real, stored)),
         t.float64[::1],
         t.UniTuple(number[::1], tensors),
+        real[::1],
         real[:, ::1],
+        t.intp,
         stored[::1],
     )
 )
@@ -279,16 +298,18 @@ def _merge_chunks(
     write: Any,
     parameters: npt.NDArray[np.float64],
     numbers: Numbers,
+    weights: npt.NDArray,
     room: npt.NDArray,
+    first_row: int,
     merged: npt.NDArray,
 ) -> tuple[bool, bool, bool, int, int]:
     all_finite, any_moved, all_fit, all_changed, all_kept = True, False, True, 0, 0
-    vectors = room[2:]
+    vectors, given = room[2:], room[first_row:]
     for first in range(0, len(merged), room.shape[1]):
         size = min(room.shape[1], len(merged) - first)
-        start, tau = room[0, :size], room[1, :size]
-        finite, moved = subtract(numbers, first, start, vectors)
-        method(vectors, parameters, tau)
+        tau, start = room[0, :size], room[1, :size]
+        finite, moved = subtract(numbers, weights, first, start, vectors)
+        method(given, parameters, tau)
         fits, changed, kept = write(start, tau, merged[first : first + size])
         all_finite &= finite
         any_moved |= moved
@@ -303,6 +324,7 @@ def _merge_chunks(
         t.FunctionType(_subtraction(t, tensors, number, real)),
         t.FunctionType(_visitor(t, real)),
         t.UniTuple(number[::1], tensors),
+        real[::1],
         real[:, ::1],
         real[:, ::1],
         t.int64[:, ::1],
@@ -313,6 +335,7 @@ def _visit_chunks(
     subtract: Any,
     method: Any,
     numbers: Numbers,
+    weights: npt.NDArray,
     room: npt.NDArray,
     bounds: npt.NDArray,
     counts: npt.NDArray[np.int64],
@@ -321,7 +344,7 @@ def _visit_chunks(
     all_finite, vectors, entries = True, room[1:], len(numbers[0])
     for first in range(0, entries, room.shape[1]):
         size = min(room.shape[1], entries - first)
-        finite, _ = subtract(numbers, first, room[0, :size], vectors)
+        finite, _ = subtract(numbers, weights, first, room[0, :size], vectors)
         method(vectors, size, bounds, counts, found)
         all_finite &= finite
     return all_finite

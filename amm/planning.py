@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from amm.checkpoints import Checkpoint, open_checkpoint
+from amm.checkpoints import Checkpoint
 from amm.checkpoints.donor import donor_folder, other_files
 from amm.checkpoints.files import JSON_LIMIT, is_there, parse_json, read_small
 from amm.checkpoints.fsdp import FsdpCheckpoint
@@ -31,7 +31,6 @@ from amm.checkpoints.keys import (
     Matching,
     advice,
     layout_of,
-    match,
     same_tensor,
 )
 from amm.config import MergeConfig
@@ -39,6 +38,7 @@ from amm.engines.job import Job
 from amm.errors import InputError
 from amm.methods import Method
 from amm.methods.registry import Place, TensorBlocks
+from amm.models import Models, open_models
 from amm.settings import Settings, validated
 from amm.survey import Surveyed, group_of, kind_of, survey, total
 
@@ -144,12 +144,13 @@ class Plan:
 
 def plan(
     base: str | Path,
-    experts: Sequence[str | Path],
+    experts: Sequence[str | Path | Mapping[str, Any]],
     *,
     output: str | Path = "merged",
     partial_experts: bool = False,
     method: str = "amm",
     parameters: Mapping[str, Any] | None = None,
+    overrides: Sequence[Mapping[str, Any]] = (),
     save_dtype: str | None = None,
     device: str = "cpu",
     deep: bool = False,
@@ -163,6 +164,7 @@ def plan(
         partial_experts: experts may lack tensors.
         method: merge method.
         parameters: settings of the method.
+        overrides: what is done otherwise with some tensors.
         save_dtype: dtype of the merged weights.
         device: where the method would run.
         deep: read all weights, not a sample of each tensor.
@@ -177,6 +179,7 @@ def plan(
         "partial_experts": partial_experts,
         "method": method,
         "parameters": dict(parameters or {}),
+        "overrides": overrides,
         "save_dtype": save_dtype,
         "device": device,
     }
@@ -185,17 +188,16 @@ def plan(
 
 def plan_config(config: MergeConfig, *, deep: bool = False) -> Plan:
     """Look at a validated merge; see `plan`."""
-    base = open_checkpoint(config.base)
-    experts = [open_checkpoint(path, base) for path in config.experts]
+    models = open_models(config)
+    base, experts, matching = models.base, models.experts, models.matching
     found = Plan(deep=deep, max_memory=config.max_memory)
     found.inputs = [_input(checkpoint) for checkpoint in (base, *experts)]
-    matching = match(base, experts, partial=config.partial_experts)
     found.differences = matching.differences
     _report_differences(found)
     surveyed = list(survey(base, experts, matching.names, deep=deep))
     _examine(found, config, base, experts, matching, surveyed)
     if not found.differences:
-        _plan_work(found, surveyed, config)
+        _plan_work(found, surveyed, config, models)
     return found
 
 
@@ -479,9 +481,11 @@ def likely_base(distances: torch.Tensor) -> int:
     return centre if all(abs(cosine) < UNRELATED for cosine in cosines) else 0
 
 
-def _plan_work(found: Plan, surveyed: Sequence[Surveyed], config: MergeConfig) -> None:
+def _plan_work(
+    found: Plan, surveyed: Sequence[Surveyed], config: MergeConfig, models: Models
+) -> None:
     try:
-        job = Job(config)
+        job = Job(config, models)
     except InputError as error:
         found.problems.append(str(error))
         return

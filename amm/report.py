@@ -197,7 +197,8 @@ def _by_expert(layer: LayerFigures) -> list[float]:
 def _inputs(
     config: MergeConfig, base: Checkpoint, experts: Sequence[Checkpoint]
 ) -> list[tuple[Any, Checkpoint]]:
-    return list(zip((config.base, *config.experts), (base, *experts), strict=True))
+    paths = (config.base, *(expert.path for expert in config.experts))
+    return list(zip(paths, (base, *experts), strict=True))
 
 
 def _versions() -> dict[str, str]:

@@ -107,12 +107,13 @@ class MergeResult:
 
 def merge(
     base: str | Path,
-    experts: Sequence[str | Path],
+    experts: Sequence[str | Path | Mapping[str, Any]],
     *,
     output: str | Path,
     partial_experts: bool = False,
     method: str = "amm",
     parameters: Mapping[str, Any] | None = None,
+    overrides: Sequence[Mapping[str, Any]] = (),
     save_dtype: str | None = None,
     compute_dtype: str = "float32",
     device: str = "cpu",
@@ -131,11 +132,12 @@ def merge(
 
     Args:
         base: see `amm.config.MergeConfig`, as for all but the last.
-        experts: the experts.
+        experts: the experts: paths, or mappings with `path`, `weight`, `base` and `partial`.
         output: folder to write.
         partial_experts: experts may lack tensors, which are carried over from the base.
         method: merge method.
         parameters: settings of the method.
+        overrides: what is done otherwise with some tensors.
         save_dtype: dtype of the merged weights, by default the base's.
         compute_dtype: float32 or float64.
         device: where a method runs that takes a layer as a whole.
@@ -160,6 +162,7 @@ def merge(
         "partial_experts": partial_experts,
         "method": method,
         "parameters": dict(parameters or {}),
+        "overrides": overrides,
         "save_dtype": save_dtype,
         "compute_dtype": compute_dtype,
         "device": device,
@@ -258,7 +261,7 @@ def _run(
 
 
 def _inputs(job: Job) -> list[tuple[Path | str, Checkpoint]]:
-    paths = (job.config.base, *job.config.experts)
+    paths = (job.config.base, *(expert.path for expert in job.config.experts))
     return list(zip(paths, (job.base, *job.experts), strict=True))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -41,7 +41,7 @@ def validated(model: type[AnySettings], values: Mapping[str, Any], where: str) -
         return model.model_validate(dict(values))
     except ValidationError as error:
         problems = error.errors()
-        wrong = {problem["loc"][:-1] for problem in problems}
+        wrong = {problem["loc"][:n] for problem in problems for n in range(len(problem["loc"]))}
         lines = [
             _line(model, problem, where)
             for problem in problems
@@ -54,7 +54,10 @@ def _line(model: type[Settings], problem: Mapping[str, Any], where: str) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     given, value = problem["input"], shown(problem["input"])
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key '{key}'. {did_you_mean(key, model.model_fields)}"
+        *within, last = problem["loc"]
+        return (
+            f"{where}: unknown key '{key}'. {did_you_mean(last, _at(model, within).model_fields)}"
+        )
     if problem["type"] == "missing":
         return f"{where}: the key '{key}' is missing; add it."
     if problem["type"] == "literal_error":
@@ -65,6 +68,15 @@ def _line(model: type[Settings], problem: Mapping[str, Any], where: str) -> str:
         return f"{where}: {key} can't be {value}: it must be {_KINDS[problem['type']]}."
     reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{where}: {key} can't be {value}: it must be {reason.partition(', unable')[0]}."
+
+
+def _at(model: type[Settings], place: Sequence[str | int]) -> type[Settings]:
+    """The settings at a place within settings: those of a list's entries at `experts`, 0."""
+    for key in place:
+        if isinstance(key, str):
+            annotation = model.model_fields[key].annotation
+            model = next(part for part in get_args(annotation) if part is not Ellipsis)
+    return model
 
 
 def _choices(model: type[Settings], problem: Mapping[str, Any]) -> list[str]:

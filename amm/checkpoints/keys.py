@@ -207,7 +207,9 @@ def layout_of(checkpoint: Checkpoint) -> Layout:
     return layout(shapes, read_config(checkpoint.files_folder))
 
 
-def match(base: Checkpoint, experts: Sequence[Checkpoint], *, partial: bool = False) -> Matching:
+def match(
+    base: Checkpoint, experts: Sequence[Checkpoint], *, partial: bool | Sequence[bool] = False
+) -> Matching:
     """Match every expert's tensors with the base's.
 
     An expert may store a matrix of the vocabulary under other names than the base does, or more of
@@ -217,14 +219,15 @@ def match(base: Checkpoint, experts: Sequence[Checkpoint], *, partial: bool = Fa
     Args:
         base: names and shapes that the output will have.
         experts: what is to be merged into it.
-        partial: an expert may lack tensors; the base's stand for them.
+        partial: an expert may lack tensors; the base's stand for them. For all, or for each.
 
     Raises:
         InputError: two names of one checkpoint are names of one tensor, or the base's config.json
             ties two matrices that differ.
     """
     known = _Base(base)
-    matches = [_Match(known, expert, partial) for expert in experts]
+    parts = [partial] * len(experts) if isinstance(partial, bool) else partial
+    matches = [_Match(known, *pair) for pair in zip(experts, parts, strict=True)]
     notes: dict[str, list[str]] = defaultdict(list)
     for found in matches:
         for note in found.notes:

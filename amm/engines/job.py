@@ -8,25 +8,29 @@ Nothing here knows of files to write, threads or machines.
 
 from __future__ import annotations
 
+import fnmatch
 import math
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from amm.checkpoints import Checkpoint, open_checkpoint
-from amm.checkpoints.keys import MERGEABLE, match, matrices_of, row_blocks
+from amm.checkpoints import Checkpoint
+from amm.checkpoints.keys import MERGEABLE, matrices_of, row_blocks
 from amm.checkpoints.writer import Entry
-from amm.config import MergeConfig, size_text
+from amm.config import BASE, MergeConfig, Override, size_text
 from amm.diagnostics import LayerFigures, layer_figures
 from amm.engines.pages import MappedPages
-from amm.errors import InputError
+from amm.errors import InputError, did_you_mean
 from amm.loops import Loop, Numbers, count_changes, merge_entries, task_vectors, visit
 from amm.methods import Method, get_method
 from amm.methods.registry import Place, SideFile
+from amm.models import Models, open_models
 from amm.settings import Settings
+from amm.survey import layer_of
 
 BLOCK_ENTRIES = 2**20
 """Entries of a block of an elementwise merge: enough for what a call costs."""
@@ -40,11 +44,19 @@ _MAPPED_SHARE = 8
 
 @dataclass(frozen=True)
 class Rule:
-    """What is done with a tensor: a method with its settings, or, without one, the base's."""
+    """What is done with a tensor: a method with its settings, or, without one, the base's.
+
+    Attributes:
+        name: in words, for reports.
+        method: the method.
+        settings: its settings.
+        weights: K factors on the task vectors.
+    """
 
     name: str
     method: Method | None = None
     settings: Settings | None = None
+    weights: tuple[float, ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -113,6 +125,7 @@ class Job:
 
     Args:
         config: the merge.
+        models: its models, where they are open already.
 
     Attributes:
         base: the base's checkpoint.
@@ -127,14 +140,17 @@ class Job:
         InputError: an input can't be read, doesn't fit the base, or needs more than `max_memory`.
     """
 
-    def __init__(self, config: MergeConfig) -> None:
+    def __init__(self, config: MergeConfig, models: Models | None = None) -> None:
         self.config = config
         self.method = get_method(config.method)
         self.settings = config.method_settings()
-        self.base = open_checkpoint(config.base)
-        self.experts = [open_checkpoint(path, self.base) for path in config.experts]
-        self.matching = match(self.base, self.experts, partial=config.partial_experts).check()
-        self.dtype: torch.dtype = getattr(torch, config.compute_dtype)
+        self._settings = [config.override_settings(i) for i in range(len(config.overrides))]
+        models = open_models(config) if models is None else models
+        self.base, self.experts = models.base, models.experts
+        self.matching = models.matching.check()
+        rebased = any(expert.base is not None for expert in config.experts)
+        self.dtype: torch.dtype = torch.float64 if rebased else getattr(torch, config.compute_dtype)
+        self._check_overrides()
         self.entries = [
             Entry(key, self.base.shape(key), self._saved_dtype(key)) for key in self.base.keys()
         ]
@@ -163,12 +179,49 @@ class Job:
     def _rule(self, name: str) -> Rule:
         if self.base.dtype(name) not in MERGEABLE or 0 in self.base.shape(name):
             return Rule("unchanged")
-        if self.method.tensors == "all" or self.matrix(name):
-            return Rule(self.method.name, self.method, self.settings)
-        if self.settings.other_tensors == "base":
-            return Rule("base")
-        other = get_method(self.settings.other_tensors)
-        return Rule(other.name, other, other.settings())
+        weights = tuple(expert.weight for expert in self.config.experts)
+        number = self._override_of(name)
+        if number is None:
+            return self._method_rule(name, self.method, self.settings, weights)
+        override, (method, settings) = self.config.overrides[number], self._settings[number]
+        if settings is None:
+            return Rule(BASE)
+        weights = weights if override.weights is None else override.weights
+        rule = self._method_rule(name, get_method(method), settings, weights)
+        return rule if rule.method is None else replace(rule, name=_said(rule.name, override))
+
+    def _method_rule(
+        self, name: str, method: Method, settings: Settings, weights: tuple[float, ...]
+    ) -> Rule:
+        if method.tensors == "all" or self.matrix(name):
+            return Rule(method.name, method, settings, weights)
+        if settings.other_tensors == BASE:
+            return Rule(BASE)
+        other = get_method(settings.other_tensors)
+        return Rule(other.name, other, other.settings(), weights)
+
+    def _override_of(self, name: str) -> int | None:
+        """The first that fits a tensor; for a matrix that is stored twice, its first name."""
+        name = self.matching.copies.get(name, name)
+        layer = layer_of(name)
+        fitting = (i for i, each in enumerate(self.config.overrides) if each.fits(name, layer))
+        return next(fitting, None)
+
+    def _check_overrides(self) -> None:
+        """Refuse those that fit no tensor, each of their patterns by itself, and side files."""
+        keys = self.base.keys()
+        layers = [layer_of(key) for key in keys]
+        for number, override in enumerate(self.config.overrides):
+            for pattern in override.names:
+                alone = override.model_copy(update={"names": (pattern,)})
+                if not any(map(alone.fits, keys, layers)):
+                    raise InputError(_fits_nothing(number, alone, keys, layers))
+            method = override.method
+            if method not in (None, BASE, self.config.method) and get_method(method).side:
+                raise InputError(
+                    f"overrides.{number}: method '{method}' leaves a file beside the weights, which"
+                    " it can do for a whole merge alone; set it as the merge's method."
+                )
 
     def cost(self, name: str) -> float:
         """About the work on a tensor, in operations; only the proportions matter."""
@@ -229,15 +282,19 @@ class Job:
             return Inputs(base, base, None, False)
         if not self.rule(block.name).whole:
             numbers = _as_numbers([base, *self._expert_weights(block)], self.dtype)
-            start, vectors, finite, moved = task_vectors(numbers, self.real)
+            weights = self.rule(block.name).weights
+            start, vectors, finite, moved = task_vectors(numbers, weights, self.real)
             if not finite:
                 self.blame(block)
             shaped = torch.from_numpy(vectors).view(-1, *base.shape)
             return Inputs(base, torch.from_numpy(start).view(base.shape), shaped, moved)
         start = self._oriented(block, base).to(self.dtype)
         vectors = torch.empty(len(self.experts), *start.shape, dtype=self.dtype)
-        for vector, weights in zip(vectors, self._expert_weights(block), strict=True):
-            vector.copy_(self._oriented(block, weights)).sub_(start)
+        factors = self.rule(block.name).weights
+        for vector, weights, factor in zip(
+            vectors, self._expert_weights(block), factors, strict=True
+        ):
+            vector.copy_(self._oriented(block, weights)).sub_(start).mul_(factor)
         if not is_finite(vectors):
             self.blame(block)
         return Inputs(base, start, vectors, bool(vectors.any()))
@@ -285,7 +342,7 @@ class Job:
         merged = torch.empty(block.size, dtype=entry.dtype)
         parameters = kernel.parameters(rule.settings, len(self.experts), statistics)
         outcome = merge_entries(
-            kernel.loop, parameters, self.numbers(block), _numpy(merged), self.real
+            kernel.loop, parameters, self.numbers(block), rule.weights, _numpy(merged), self.real
         )
         if not outcome.finite:
             self.blame(block)
@@ -308,7 +365,7 @@ class Job:
     @property
     def real(self) -> np.dtype:
         """The merging dtype, in NumPy's words."""
-        return np.dtype(self.config.compute_dtype)
+        return np.dtype(str(self.dtype).removeprefix("torch."))
 
     @property
     def _bytes_per_entry(self) -> int:
@@ -372,8 +429,11 @@ class Job:
         """K × n task vectors of one entry in `every`."""
         start = self._read(self.base, block.name, block.rows).flatten()[::every].to(self.dtype)
         vectors = torch.empty(len(self.experts), *start.shape, dtype=self.dtype)
-        for vector, weights in zip(vectors, self._expert_weights(block), strict=True):
-            vector.copy_(weights.flatten()[::every]).sub_(start)
+        factors = self.rule(block.name).weights
+        for vector, weights, factor in zip(
+            vectors, self._expert_weights(block), factors, strict=True
+        ):
+            vector.copy_(weights.flatten()[::every]).sub_(start).mul_(factor)
         return vectors
 
     def _expert_weights(self, block: Block) -> Iterator[Tensor]:
@@ -442,7 +502,8 @@ class _Blocks:
 
     def visit(self, visitor: Loop, *keeps: np.ndarray) -> Iterator[int]:
         for block in self._blocks:
-            if not visit(visitor, self._job.numbers(block), keeps):
+            weights = self._job.rule(block.name).weights
+            if not visit(visitor, self._job.numbers(block), weights, keeps):
                 self._job.blame(block)
             yield block.size
 
@@ -450,6 +511,31 @@ class _Blocks:
 def is_finite(values: Tensor) -> bool:
     """In one quick pass: a sum with an infinity or NaN isn't finite; one that overflows is rare."""
     return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
+
+
+def _said(rule: str, override: Override) -> str:
+    """A rule's name with what an override says otherwise."""
+    parts = [f"{key} {value}" for key, value in override.parameters.items()]
+    if override.weights is not None:
+        parts.append(f"weights {' · '.join(f'{w:g}' for w in override.weights)}")
+    return ", ".join([rule, *parts])
+
+
+def _fits_nothing(
+    number: int, override: Override, keys: Sequence[str], layers: Sequence[int | None]
+) -> str:
+    (pattern,), wanted = override.names, override.layers
+    if wanted is not None and any(fnmatch.fnmatchcase(key, pattern) for key in keys):
+        numbers = {layer for layer in layers if layer is not None}
+        there = f"layers are 0 to {max(numbers)}" if numbers else "no layers are numbered"
+        return f"overrides.{number}: no tensor '{pattern}' is in these layers; {there}."
+    parts = {part for key in keys for part in key.split(".") if not part.isdigit()}
+    said = [part for part in re.split(r"[.*?]+", pattern) if part and not part.isdigit()]
+    wrong = next((each for each in said if not any(each in part for part in parts)), pattern)
+    return (
+        f"overrides.{number}: no tensor of the base has a name like '{pattern}'. Parts of names:"
+        f" {did_you_mean(wrong, parts)}"
+    )
 
 
 def _bits(tensor: Tensor) -> np.ndarray:

@@ -134,10 +134,13 @@ def _result(ray: Any, done: Any, names: Sequence[str]) -> list[list[Merged]]:
 
 
 def _absolute(config: MergeConfig) -> MergeConfig:
-    def place(source: Path | str) -> Path | str:
+    def place(source: Path | str | None) -> Path | str | None:
         return source.absolute() if isinstance(source, Path) else source
 
-    experts = tuple(map(place, config.experts))
+    experts = tuple(
+        expert.model_copy(update={"path": place(expert.path), "base": place(expert.base)})
+        for expert in config.experts
+    )
     return config.model_copy(update={"base": place(config.base), "experts": experts})
 
 

@@ -86,7 +86,7 @@ class TensorBlocks:
     def visit(self, visitor: Loop, *keeps: npt.NDArray) -> Iterator[int]:
         for block in self._blocks:
             flat = block.reshape(self.experts, -1).contiguous().numpy()
-            visit(visitor, (np.zeros_like(flat[0]), *flat), keeps)
+            visit(visitor, (np.zeros_like(flat[0]), *flat), [1.0] * self.experts, keeps)
             yield flat.shape[1]
 
 

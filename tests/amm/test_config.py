@@ -22,7 +22,7 @@ def test_defaults(tmp_path):
     assert (config.method, config.save_dtype, config.compute_dtype) == ("amm", None, "float32")
     assert config.max_shard_size == 10**9
     assert str(config.base) == "b", "relative to the current folder"
-    assert config.experts[1].is_absolute(), "~ is the home folder"
+    assert config.experts[1].path.is_absolute(), "~ is the home folder"
     assert isinstance(config, MergeConfig)
 
 
@@ -40,14 +40,14 @@ def test_defaults(tmp_path):
         ("base: b\nexperts: []\noutput: o", "experts is empty; name at least 1"),
         (
             "base: b\nexperts: [e, 120]\noutput: o",
-            "experts.1 can't be 120: it must be a path",
+            "experts.1.path can't be 120: it must be a path",
         ),
         (
-            "base: b\nexperts: [{model: e}]\noutput: o",
-            "experts.0 can.t be .*: it must be a path",
+            "base: b\nexperts: [{path: e, wieght: 2}]\noutput: o",
+            "unknown key 'experts.0.wieght'. Did you mean 'weight'.*Allowed: base, partial, path",
         ),
         ("base: b\nexperts: [e, ]\noutput: on", "output can't be True: it must be a path"),
-        ("base: b\nexperts:\n- \noutput: o", "experts.0 can't be None: it must be a path"),
+        ("base: b\nexperts:\n- \noutput: o", "experts.0.path can't be None: it must be a path"),
         ("base: b\nexperts: e\noutput: o", "experts can't be 'e': it must be a list, such as"),
         (GOOD + "parameters: [1]", "parameters can't be .1.: it must be keys and values"),
         (GOOD + "method: 3", "method can't be 3: it must be text"),
@@ -120,6 +120,10 @@ def test_an_id_on_the_hub_stays_one_unless_such_a_folder_exists(tmp_path, monkey
     text = "base: org/base@v1.0\nexperts: [org/expert, ./org/expert, a/b/c]\noutput: o\n"
     config = load(tmp_path, text)
     assert config.base == "org/base@v1.0"
-    assert config.experts == ("org/expert", Path("org/expert"), Path("a/b/c"))
+    assert [expert.path for expert in config.experts] == [
+        "org/expert",
+        Path("org/expert"),
+        Path("a/b/c"),
+    ]
     (tmp_path / "org" / "expert").mkdir(parents=True)
-    assert load(tmp_path, text).experts[0] == Path("org/expert")
+    assert load(tmp_path, text).experts[0].path == Path("org/expert")

@@ -47,7 +47,9 @@ def test_task_vectors_are_torchs_differences(seed, size, experts, dtype, stored)
     drawn = weights(seed, (1 + experts, size), stored)
     if stored == torch.float64:
         drawn = drawn.to(getattr(torch, dtype.__name__))
-    start, vectors, finite, moved = task_vectors(as_numbers(drawn), np.dtype(dtype))
+    start, vectors, finite, moved = task_vectors(
+        as_numbers(drawn), [1.0] * experts, np.dtype(dtype)
+    )
     wide = drawn.to(getattr(torch, dtype.__name__))
     assert np.array_equal(start, wide[0].numpy()) and start.dtype == dtype
     assert np.array_equal(vectors, (wide[1:] - wide[0]).numpy())
@@ -58,7 +60,9 @@ def test_task_vectors_are_torchs_differences(seed, size, experts, dtype, stored)
 def test_any_float_is_read_from_bfloat16_and_written_to_it_as_torch_does(values, exponent):
     """Infinities, NaNs, subnormals and ties of rounding; the base, as nothing is added."""
     base = torch.tensor(values).bfloat16()
-    start, _, finite, moved = task_vectors(as_numbers(base.repeat(2, 1)), np.dtype(np.float32))
+    start, _, finite, moved = task_vectors(
+        as_numbers(base.repeat(2, 1)), [1.0], np.dtype(np.float32)
+    )
     assert torch.equal(torch.from_numpy(start).nan_to_num(9.0), base.float().nan_to_num(9.0))
     assert (finite, moved) == (bool(base.isfinite().all()), not base.isfinite().all())
 
@@ -66,7 +70,7 @@ def test_any_float_is_read_from_bfloat16_and_written_to_it_as_torch_does(values,
     merged = torch.empty(len(wide), dtype=torch.bfloat16)
     same = tuple(wide.repeat(2, 1).numpy())
     outcome = merge_entries(
-        scaled_sum, (1, 1), same, merged.view(torch.int16).numpy(), np.dtype(np.float32)
+        scaled_sum, (1, 1), same, [1.0], merged.view(torch.int16).numpy(), np.dtype(np.float32)
     )
     assert outcome.finite == bool(wide.isfinite().all())
     if outcome.finite:
@@ -82,11 +86,13 @@ def test_an_entry_that_isnt_finite_is_seen_wherever_it_is(value, at, dtype):
     drawn = torch.zeros(3, 2001, dtype=dtype)
     drawn[2, at] = value
     numbers = as_numbers(drawn)
-    assert task_vectors(numbers, np.dtype(np.float32))[2] is False
+    assert task_vectors(numbers, [1.0, 1.0], np.dtype(np.float32))[2] is False
     merged = np.empty(2001, np.float32)
-    assert not merge_entries(scaled_sum, (1, 1), numbers, merged, np.dtype(np.float32)).finite
+    assert not merge_entries(
+        scaled_sum, (1, 1), numbers, [1.0, 1.0], merged, np.dtype(np.float32)
+    ).finite
     keeps = np.zeros((2, 2), np.float32), np.zeros((2, 4), np.int64), np.empty((2, 2002), "f")
-    assert not visit(count_around, numbers, keeps)
+    assert not visit(count_around, numbers, [1.0, 1.0], keeps)
 
 
 @given(seeds, sizes, experts, floats, saved, saved)
@@ -98,7 +104,7 @@ def test_a_merge_is_torchs_rounded_once_and_counted(seed, size, experts, dtype, 
     merged = torch.empty(size, dtype=target)
     written = merged.view(torch.int16) if target == torch.bfloat16 else merged
     outcome = merge_entries(
-        scaled_sum, (2**-9, 1), as_numbers(drawn), written.numpy(), np.dtype(dtype)
+        scaled_sum, (2**-9, 1), as_numbers(drawn), [1.0] * experts, written.numpy(), np.dtype(dtype)
     )
     wide = drawn.to(real)
     tau = 2**-9 * sum(wide[1:] - wide[0])
@@ -114,7 +120,7 @@ def test_what_nothing_is_added_to_keeps_its_sign():
     numbers = as_numbers(torch.tensor([[-0.0, 1.0], [-0.0, 2.0]]).bfloat16())
     merged = torch.empty(2, dtype=torch.bfloat16)
     merge_entries(
-        scaled_sum, (1, 1), numbers, merged.view(torch.int16).numpy(), np.dtype(np.float32)
+        scaled_sum, (1, 1), numbers, [1.0], merged.view(torch.int16).numpy(), np.dtype(np.float32)
     )
     assert merged.signbit().tolist() == [True, False] and merged.tolist() == [0.0, 2.0]
 
@@ -124,7 +130,9 @@ def test_a_sum_that_the_saved_dtype_cannot_hold_is_seen(target):
     numbers = as_numbers(torch.tensor([[0.0] * 1500, [3e38] * 1500]))
     merged = torch.zeros(1500, dtype=target)
     written = merged.view(torch.int16) if target == torch.bfloat16 else merged
-    outcome = merge_entries(scaled_sum, (2, 1), numbers, written.numpy(), np.dtype(np.float32))
+    outcome = merge_entries(
+        scaled_sum, (2, 1), numbers, [1.0], written.numpy(), np.dtype(np.float32)
+    )
     assert outcome.finite and not outcome.fits
 
 

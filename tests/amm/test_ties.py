@@ -52,7 +52,12 @@ def test_magnitudes_around_two_bounds_are_counted_and_collected_in_order(
     low, high = dtype(low / 8), dtype((low + width) / 8)
     bounds = np.array([(low, high), (high, high)], dtype)
     counts, between = np.zeros((2, 4), np.int64), np.empty((2, size + 1), dtype)
-    assert visit(count_around, (np.zeros(size, dtype), *vectors), (bounds, counts, between))
+    assert visit(
+        count_around,
+        (np.zeros(size, dtype), *vectors),
+        [1.0] * len(vectors),
+        (bounds, counts, between),
+    )
     for row, (low, high), count, collected in zip(vectors, bounds, counts, between, strict=True):
         found = np.abs(row)
         inside = found[(found > low) & (found < high)]
