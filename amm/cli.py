@@ -43,7 +43,8 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Another value for a key of the file; may be repeated. Example: parameters.steps=100",
+        help="Another value for a key of the file; may be repeated. Examples: parameters.steps=100,"
+        " experts.1.weight=0.5",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -252,21 +253,45 @@ def _load(file: Path, changes: list[str] | None, **options: str | None) -> Merge
 
     config = load_config(file)
     values: dict[str, Any] = config.model_dump(exclude_unset=True)
+    values["experts"] = [{"path": e} if not isinstance(e, dict) else e for e in values["experts"]]
+    values["overrides"] = list(values.get("overrides", ()))
     for change in changes or []:
         key, equals, text = change.partition("=")
         if not equals:
             raise InputError(f"--set {change}: write key=value, such as parameters.steps=100.")
-        *parents, last = key.split(".")
-        place = values
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise InputError(f"--set {change}: {parent} has no keys.")
-        place[last] = parse_yaml(text, f"--set {key}")
+        try:
+            _put(values, key, parse_yaml(text, f"--set {key}"))
+        except LookupError as error:
+            raise InputError(f"--set {change}: {error.args[0]}.") from None
     given = {key: value for key, value in options.items() if value is not None}
     if not changes and not given:
         return config
     return validated(MergeConfig, values | given, "command line")
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value within settings; numbers in a key are those of a list's entries.
+
+    Raises:
+        LookupError: there is no such place; the message says where the key is wrong.
+    """
+    place: Any = values
+    *parents, last = key.split(".")
+    for depth, part in enumerate(parents):
+        if isinstance(place, dict):
+            place.setdefault(part, {})
+        place = place[_index(place, part, parents[:depth])]
+    place[_index(place, last, parents)] = value
+
+
+def _index(place: Any, part: str, above: list[str]) -> str | int:
+    if isinstance(place, dict):
+        return part
+    if not isinstance(place, list):
+        raise LookupError(f"{'.'.join(above)} has no keys")
+    if not part.isdigit() or int(part) >= len(place):
+        raise LookupError(f"{'.'.join(above)} has the entries 0 to {len(place) - 1}, not {part}")
+    return int(part)
 
 
 class _Lines(logging.Handler):

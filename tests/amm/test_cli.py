@@ -104,6 +104,17 @@ def test_options_replace_keys_of_the_file(amm, config, tmp_path):
     assert (content["method"], content["parameters"]["steps"]) == ("wudi", 1)
 
 
+def test_an_expert_and_an_override_can_be_changed_by_their_places(amm, config, tmp_path):
+    write(tmp_path / "merge.yaml", **config, overrides=[{"names": "*norm*", "method": "mean"}])
+    changes = ("experts.1.weight=0.5", "overrides.0.method=base", "output=other")
+    arguments = [part for change in changes for part in ("--set", change)]
+    assert amm("merge", "merge.yaml", *arguments)[0] == 0
+    content = json.loads((tmp_path / "other" / "provenance.json").read_text())["config"]
+    assert [isinstance(e, str) for e in content["experts"]] == [True, False]
+    assert content["experts"][1]["weight"] == 0.5
+    assert content["overrides"][0]["method"] == "base"
+
+
 def test_long_merges_without_a_terminal_print_lines(amm, config, tmp_path, monkeypatch):
     monkeypatch.setattr("amm.cli.SECONDS_PER_LINE", -1)
     write(tmp_path / "merge.yaml", **config)
@@ -121,6 +132,8 @@ def test_long_merges_without_a_terminal_print_lines(amm, config, tmp_path, monke
         (("--set", "base=~nosuchuser/model"), "home folder"),
         (("--set", "parametrs.steps=1"), "Did you mean 'parameters'?"),
         (("--set", "base.steps=1"), "base has no keys"),
+        (("--set", "experts.7.weight=1"), "experts has the entries 0 to 1, not 7"),
+        (("--set", "experts.0.wieght=1"), "Did you mean 'weight'?"),
         (("--engine", "rai"), "Did you mean 'ray'?"),
     ],
 )
