@@ -564,10 +564,12 @@ class Timer:
         key = (method.name, *unit)
         if key not in self.probes:
             generator = torch.Generator().manual_seed(0)
-            vectors = torch.randn(self.experts, *unit, generator=generator, dtype=self.dtype)
+            count = self.experts + method.base
+            vectors = torch.randn(count, *unit, generator=generator, dtype=self.dtype)
             if not method.elementwise:
                 vectors = vectors.to(self.device)
-            place = Place("probe", 0, method.measure(TensorBlocks(vectors), settings))
+            statistics = method.measure(TensorBlocks(vectors, base=method.base), settings)
+            place = Place("probe", 0, statistics)
             self.probes[key] = self._time(lambda: method(vectors, settings, place))
         return self.probes[key]
 

@@ -63,6 +63,10 @@ class Rule:
         """Whether the tensor can't be merged in blocks."""
         return self.method is not None and not self.method.elementwise
 
+    def given(self, start: Tensor, vectors: Tensor) -> Tensor:
+        """What the method gets: the task vectors, after W_0 where it asks for that."""
+        return torch.cat([start[None], vectors]) if self.method.base else vectors
+
 
 @dataclass(frozen=True)
 class Block:
@@ -315,7 +319,8 @@ class Job:
         if rule.whole:  # elsewhere copying to a GPU and back would take longer than the work
             vectors = vectors.to(self.config.device)
         name = self.matching.copies.get(block.name, block.name)
-        tau = rule.method(vectors, rule.settings, Place(name, block.start, statistics))
+        given = rule.given(inputs.start.to(vectors.device), vectors)
+        tau = rule.method(given, rule.settings, Place(name, block.start, statistics))
         added = tau.cpu()
         merged = self._rounded(entry, self._oriented(block, inputs.start + added))
         count = count_changes.compiled(self.real, _bits(merged).dtype)
@@ -342,7 +347,13 @@ class Job:
         merged = torch.empty(block.size, dtype=entry.dtype)
         parameters = kernel.parameters(rule.settings, len(self.experts), statistics)
         outcome = merge_entries(
-            kernel.loop, parameters, self.numbers(block), rule.weights, _numpy(merged), self.real
+            kernel.loop,
+            parameters,
+            self.numbers(block),
+            rule.weights,
+            _numpy(merged),
+            self.real,
+            with_base=rule.method.base,
         )
         if not outcome.finite:
             self.blame(block)
@@ -496,7 +507,8 @@ class _Blocks:
     def __call__(self, every: int = 1) -> Iterator[Tensor]:
         for block in self._blocks:
             if every == 1:
-                yield self._job.read(block).task_vectors
+                inputs = self._job.read(block)
+                yield self._job.rule(block.name).given(inputs.start, inputs.task_vectors)
             else:
                 yield self._job.sample(block, every)
 

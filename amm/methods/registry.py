@@ -49,6 +49,8 @@ class Blocks(Protocol):
     def __call__(self, every: int = 1) -> Iterator[Tensor]:
         """K × block task vectors on the CPU; K × n of one entry in `every` where that is above 1.
 
+        W_0 stands before them for a method that asks for it.
+
         A sample is read in a fraction of the time, and isn't checked for NaN and infinities.
         """
         ...
@@ -72,11 +74,12 @@ class TensorBlocks:
     Args:
         vectors: K × its shape, on the CPU, float32 or float64.
         rows: of its first dimension in a block; None: one block.
+        base: the first of the vectors is W_0.
     """
 
-    def __init__(self, vectors: Tensor, rows: int | None = None) -> None:
+    def __init__(self, vectors: Tensor, rows: int | None = None, base: bool = False) -> None:
         self._blocks = vectors.split(rows, dim=1) if rows and vectors.dim() > 1 else (vectors,)
-        self.experts = len(vectors)
+        self.experts = len(vectors) - base
         self.largest = max(block[0].numel() for block in self._blocks)
 
     def __call__(self, every: int = 1) -> Iterator[Tensor]:
@@ -160,6 +163,7 @@ class Method:
         elementwise: the result at an entry depends on that entry, its place and `statistics`
             alone, so that a tensor may be merged in blocks of rows.
         place: the function takes a third argument, a `Place`.
+        base: W_0 stands before the task vectors wherever it gets these, 1 + K in all.
         statistics: (blocks of the tensor, settings) → what the function needs to know of the whole
             tensor; it is handed on in `Place.statistics`.
         side: what it leaves beside the weights.
@@ -174,6 +178,7 @@ class Method:
     tensors: Literal["all", "linear"]
     elementwise: bool = False
     place: bool = False
+    base: bool = False
     statistics: Callable[[Blocks, Settings], Any] | None = None
     side: SideFile | None = None
     kernel: Kernel | None = None
@@ -195,7 +200,8 @@ class Method:
             What is added to the base, the block's shape.
         """
         if self.kernel is not None and task_vectors.device.type == "cpu":
-            parameters = self.kernel.parameters(settings, len(task_vectors), place.statistics)
+            experts = len(task_vectors) - self.base
+            parameters = self.kernel.parameters(settings, experts, place.statistics)
             flat = task_vectors.reshape(len(task_vectors), -1).contiguous().numpy()
             tau = apply(self.kernel.loop, parameters, flat)
             return torch.from_numpy(tau).view(task_vectors.shape[1:])
@@ -212,6 +218,7 @@ def register(
     tensors: Literal["all", "linear"],
     elementwise: bool = False,
     place: bool = False,
+    base: bool = False,
     statistics: Callable[[Blocks, Settings], Any] | None = None,
     side: SideFile | None = None,
     kernel: Kernel | None = None,
@@ -225,6 +232,7 @@ def register(
         tensors: which tensors it is for.
         elementwise: may be merged in blocks of rows.
         place: wants a `Place`.
+        base: wants W_0 before the task vectors.
         statistics: numbers of the whole tensor, for elementwise methods with `place`.
         side: what it leaves beside the weights.
         kernel: its compiled form.
@@ -242,7 +250,17 @@ def register(
 
     def decorator(function: MethodFunction) -> MethodFunction:
         method = Method(
-            name, function, settings, tensors, elementwise, place, statistics, side, kernel, memory
+            name=name,
+            function=function,
+            settings=settings,
+            tensors=tensors,
+            elementwise=elementwise,
+            place=place,
+            base=base,
+            statistics=statistics,
+            side=side,
+            kernel=kernel,
+            memory=memory,
         )
         taken = _METHODS.setdefault(name, method)
         if taken != method:
@@ -270,7 +288,12 @@ def get_method(name: str) -> Method:
 
 
 def merge_tensors(
-    method: str, task_vectors: Tensor, *, name: str = "tensor", **settings: Any
+    method: str,
+    task_vectors: Tensor,
+    *,
+    base: Tensor | None = None,
+    name: str = "tensor",
+    **settings: Any,
 ) -> Tensor:
     """Merge the task vectors of one tensor in memory, as a merge of models does.
 
@@ -280,6 +303,7 @@ def merge_tensors(
         method: name of a registered method.
         task_vectors: K × the tensor's shape, τ_i = W_i − W_0, float32 or float64; K × out × in for
             methods of linear layers.
+        base: W_0, for the methods that need it (`slerp`, `karcher`).
         name: of the tensor, on which what is random depends.
         settings: of the method, as under `parameters` of a merge.
 
@@ -301,8 +325,13 @@ def merge_tensors(
             f"merge_tensors: '{method}' merges weights of linear layers, K × out × in, not"
             f" {tuple(task_vectors.shape)}."
         )
-    statistics = found.measure(TensorBlocks(task_vectors), chosen)
-    return found(task_vectors, chosen, Place(name, 0, statistics))
+    given = task_vectors
+    if found.base:
+        if base is None:
+            raise InputError(f"merge_tensors: '{method}' needs the base's weights; give base=W_0.")
+        given = torch.cat([base[None].to(task_vectors), task_vectors])
+    statistics = found.measure(TensorBlocks(given, base=found.base), chosen)
+    return found(given, chosen, Place(name, 0, statistics))
 
 
 def parameters_of(method: str) -> str:

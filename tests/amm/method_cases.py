@@ -37,11 +37,22 @@ def close(actual: Tensor, expected: Tensor, relative: float = 1e-9) -> None:
 
 
 def in_blocks(
-    name: str, vectors: Tensor, settings: Settings, rows: int, tensor: str = "w"
+    name: str,
+    vectors: Tensor,
+    settings: Settings,
+    rows: int,
+    tensor: str = "w",
+    base: Tensor | None = None,
 ) -> Tensor:
-    """Merge a tensor as the engine does: statistics first, then blocks of so many rows."""
+    """Merge a tensor as the engine does: statistics first, then blocks of so many rows.
+
+    The base is drawn, where a method needs one and none is given.
+    """
     method = get_method(name)
-    blocks = TensorBlocks(vectors, rows)
+    if method.base:
+        base = draw(tuple(vectors.shape[1:]), 99) if base is None else base
+        vectors = torch.cat([base[None].to(vectors), vectors])
+    blocks = TensorBlocks(vectors, rows, method.base)
     statistics = method.measure(blocks, settings)
     merged, start = [], 0
     for block in blocks():

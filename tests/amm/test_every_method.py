@@ -6,16 +6,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from method_cases import close, draw, in_blocks, seeds, shapes
 
-from amm.methods import Place, get_method
+from amm.methods import Place, get_method, method_names
 from amm.methods.registry import TensorBlocks
 
 MATRIX = ["amm", "iso_c", "optmerge", "ridge", "tsv", "wudi", "wudi_spectral"]
-ELEMENTWISE = ["dare", "emr", "mean", "task_arithmetic", "ties"]
+ELEMENTWISE = ["dare", "emr", "mean", "model_stock", "ram", "task_arithmetic", "ties"]
+ON_WEIGHTS = ["karcher", "slerp"]
+"""They go along arcs between weights: the size of the task vectors beside the base's counts."""
 every = pytest.mark.parametrize("name", MATRIX + ELEMENTWISE)
 
 
+PARAMETERS = {
+    "amm": {"steps": 20},
+    "wudi": {"steps": 20},
+    "ram": {"relative": True, "threshold": 0.3, "boost": 1.2},
+}
+
+
 def run(name, vectors):
-    parameters = {"steps": 20} if name in ("amm", "wudi") else {}
+    parameters = PARAMETERS.get(name, {})
     settings = get_method(name).settings(**parameters)
     return in_blocks(name, vectors, settings, vectors.shape[1])
 
@@ -23,8 +32,9 @@ def run(name, vectors):
 def test_they_are_for_what_they_say():
     for name in MATRIX:
         assert get_method(name).tensors == "linear" and not get_method(name).elementwise
-    for name in ELEMENTWISE:
+    for name in ELEMENTWISE + ON_WEIGHTS:
         assert get_method(name).tensors == "all" and get_method(name).elementwise
+    assert {*MATRIX, *ELEMENTWISE, *ON_WEIGHTS} <= set(method_names())
 
 
 @pytest.mark.parametrize("name", [n for n in ELEMENTWISE if get_method(n).kernel])
@@ -32,10 +42,12 @@ def test_they_are_for_what_they_say():
 @given(shapes, seeds)
 def test_a_kernel_gives_what_the_function_does_bit_for_bit(name, dtype, shape, seed):
     method, vectors = get_method(name), draw(shape, seed).to(dtype)
+    if method.base:
+        vectors = draw((1 + shape[0], *shape[1:]), seed).to(dtype)
     settings = method.settings(
         **({"scale": 0.3} if "scale" in method.settings.model_fields else {})
     )
-    place = Place("w", 0, method.measure(TensorBlocks(vectors), settings))
+    place = Place("w", 0, method.measure(TensorBlocks(vectors, base=method.base), settings))
     expected = method.function(vectors, settings, *([place] if method.place else []))
     assert torch.equal(method(vectors, settings, place), expected)
 
@@ -81,7 +93,10 @@ def test_nothing_moved_gives_zero(name, dtype):
     assert torch.equal(merged, torch.zeros(3, 4, dtype=dtype))
 
 
-@pytest.mark.parametrize("name", ["amm", "emr", "mean", "optmerge", "ridge", "tsv", "wudi"])
+@pytest.mark.parametrize(
+    "name",
+    ["amm", "emr", "karcher", "mean", "model_stock", "optmerge", "ridge", "tsv", "wudi"],
+)
 @given(shapes, seeds)
 def test_one_expert_gives_that_expert(name, shape, seed):
     vectors = draw(shape, seed)[:1]

@@ -26,13 +26,13 @@ def vectors_of(base, experts, weights=None):
     }
 
 
-def merged_by(name, method, vectors, **parameters):
+def merged_by(name, method, vectors, base, **parameters):
     settings = get_method(method).settings(**parameters)
     if get_method(method).tensors == "linear" and not is_linear(name, vectors.shape[1:]):
         if settings.other_tensors == "base":
             return torch.zeros_like(vectors[0])
         method, settings = "mean", get_method("mean").settings()
-    return in_blocks(method, vectors, settings, vectors.shape[1], name)
+    return in_blocks(method, vectors, settings, vectors.shape[1], name, base[name])
 
 
 def check(output, base, expected):
@@ -49,11 +49,11 @@ def test_a_weight_is_a_factor_on_an_experts_task_vector(pico, tmp_path, monkeypa
     parameters = {"steps": 10} if method in ("amm", "wudi") else {}
     experts = [{"path": one, "weight": 0.5}, {"path": other, "weight": -2}]
     amm.merge(base, experts, output=tmp_path / "out", method=method, parameters=parameters)
-    vectors = vectors_of(base, [one, other], [0.5, -2])
+    vectors, origin = vectors_of(base, [one, other], [0.5, -2]), load_folder(base)
     check(
         tmp_path / "out",
         base,
-        {key: merged_by(key, method, v, **parameters) for key, v in vectors.items()},
+        {key: merged_by(key, method, v, origin, **parameters) for key, v in vectors.items()},
     )
 
 
@@ -144,17 +144,17 @@ def test_the_first_override_that_fits_a_tensor_counts(pico, tmp_path, recipe, mo
     base, experts = pico
     monkeypatch.setattr(job, "BLOCK_ENTRIES", 64)
     amm.merge(**yaml.safe_load(recipe.read_text()))
-    expected = {}
+    expected, origin = {}, load_folder(base)
     for key, vectors in vectors_of(base, experts).items():
         if "embed_tokens" in key or "patch_embed" in key:
             expected[key] = torch.zeros_like(vectors[0])
         elif "q_proj" in key or "up_proj" in key:
             weighted = vectors * torch.tensor([1.0, 0.0]).view(-1, *[1] * (vectors.dim() - 1))
-            expected[key] = merged_by(key, "ties", weighted, density=0.1)
+            expected[key] = merged_by(key, "ties", weighted, origin, density=0.1)
         elif "layers.0." in key:
-            expected[key] = merged_by(key, "task_arithmetic", vectors, scale=0.25)
+            expected[key] = merged_by(key, "task_arithmetic", vectors, origin, scale=0.25)
         else:
-            expected[key] = merged_by(key, "ties", vectors, density=0.5)
+            expected[key] = merged_by(key, "ties", vectors, origin, density=0.5)
     check(tmp_path / "out", base, expected)
 
 
