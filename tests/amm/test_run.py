@@ -427,7 +427,16 @@ def placed(monkeypatch):
         lambda name, shape, experts: [SideEntry(name + ".sign", (math.prod(shape),), torch.int8)],
         lambda vectors, tau, settings: [tau.sign().to(torch.int8).flatten()],
     )
-    method = Method("placed", function, NoSettings, "all", True, True, statistics, side)
+    method = Method(
+        "placed",
+        function,
+        NoSettings,
+        "all",
+        elementwise=True,
+        place=True,
+        statistics=statistics,
+        side=side,
+    )
     monkeypatch.setitem(registry._METHODS, "placed", method)
     return seen
 
