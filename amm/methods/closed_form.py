@@ -65,14 +65,14 @@ def filtered(g: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor
     their eigenvectors: P has no part there.
 
     Args:
-        g: n eigenvalues, all positive or 0 → n factors.
+        g: eigenvalues, all positive, from small to large → as many factors.
     """
 
     def apply(x: Tensor, matrix: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(matrix)
-        cutoff = len(values) * torch.finfo(values.dtype).eps * values[-1]
-        factors = torch.where(values > cutoff, g(values.clamp_min(cutoff)), 0.0)
-        return (x @ vectors * factors) @ vectors.T
+        kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
+        values, vectors = values[kept], vectors[:, kept]
+        return (x @ vectors * g(values)) @ vectors.T
 
     return apply
 

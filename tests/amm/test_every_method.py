@@ -10,7 +10,7 @@ from amm.methods import Place, get_method, method_names
 from amm.methods.registry import TensorBlocks
 
 MATRIX = ["amm", "iso_c", "optmerge", "ridge", "tsv", "wudi", "wudi_spectral"]
-ELEMENTWISE = ["dare", "emr", "mean", "model_stock", "ram", "task_arithmetic", "ties"]
+ELEMENTWISE = ["dare", "emr", "mean", "model_stock", "ram", "sce", "task_arithmetic", "ties"]
 ON_WEIGHTS = ["karcher", "slerp"]
 """They go along arcs between weights: the size of the task vectors beside the base's counts."""
 every = pytest.mark.parametrize("name", MATRIX + ELEMENTWISE)
@@ -77,10 +77,11 @@ def test_order_of_experts_does_not_matter(name, shape, seed, random):
     close(run(name, vectors[order]), run(name, vectors), 1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n in MATRIX + ELEMENTWISE if n != "mean"])
+@pytest.mark.parametrize("name", [n for n in MATRIX + ELEMENTWISE if n not in ("mean", "sce")])
 @given(shapes, seeds)
 def test_an_expert_that_did_not_move_changes_nothing(name, shape, seed):
-    """In `mean` it counts: the result is the mean of the experts' weights."""
+    """In `mean` it counts, the result is the mean of the experts' weights; and in the variances by
+    which `sce` selects."""
     vectors = draw(shape, seed)
     with_zero = torch.cat([vectors, torch.zeros_like(vectors[:1])])
     close(run(name, with_zero), run(name, vectors), 1e-12)

@@ -31,6 +31,7 @@ BUILT_IN = [
     "optmerge",
     "ram",
     "ridge",
+    "sce",
     "slerp",
     "task_arithmetic",
     "ties",

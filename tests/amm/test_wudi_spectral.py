@@ -49,6 +49,22 @@ def test_a_long_horizon_is_the_exact_solution_nearest_to_the_start(shape, seed):
 
 
 @given(shapes, seeds)
+def test_with_the_effective_rank_only_so_many_directions_are_travelled_along(shape, seed):
+    """By an SVD of the stacked, normalised τ_i, whose singular values are the √λ."""
+    vectors = draw(shape, seed)
+    norms = vectors.flatten(1).norm(dim=1)
+    stack = torch.cat([t / n for t, n in zip(vectors, norms, strict=True)])
+    _, roots, directions = torch.linalg.svd(stack, full_matrices=False)
+    rank = int(roots.sum() ** 2 / roots.square().sum())
+    assert 1 <= rank <= len(roots)
+    subspace = directions[:rank].T @ directions[:rank]
+    start = vectors.sum(0)
+    full = wudi_spectral(vectors, WudiSpectralSettings(time=9.0)) - start
+    cut = wudi_spectral(vectors, WudiSpectralSettings(time=9.0, rank="effective")) - start
+    close(cut, full @ subspace, 1e-9)
+
+
+@given(shapes, seeds)
 def test_no_time_is_the_sum(shape, seed):
     vectors = draw(shape, seed)
     assert torch.equal(wudi_spectral(vectors, WudiSpectralSettings(time=0)), vectors.sum(0))
