@@ -67,7 +67,7 @@ def test_warnings_are_counted_and_listed_in_the_card(amm, config, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "amn"}, "Error: unknown merge method 'amn'. Did you mean 'amm'?"),
+        ({"method": "wudy"}, "Error: unknown merge method 'wudy'. Did you mean 'wudi'?"),
         ({"metod": "amm"}, "unknown key 'metod'. Did you mean 'method'?"),
         ({"parameters": {"step": 1}}, "unknown key 'step'. Did you mean 'steps'?"),
         ({"base": "nowhere"}, "Error: nowhere doesn't exist; check the path."),
