@@ -230,9 +230,13 @@ def _differences(
     for k in range(len(vectors)):
         vector, weight = vectors[k, :size], weights[k]
         for j in range(size):
-            vector[j] = weight * (vector[j] - start[j])
+            vector[j] -= start[j]
             finite &= abs(vector[j]) <= largest
             moved |= vector[j] != 0
+        if weight != 1:  # a second pass for these alone
+            for j in range(size):
+                vector[j] *= weight
+                finite &= abs(vector[j]) <= largest
     return finite, moved
 
 
