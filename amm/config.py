@@ -229,6 +229,11 @@ class MergeConfig(Settings):
             raise ValueError(f"cpu or one of the {torch.cuda.device_count()} CUDA devices here")
         return value
 
+    @property
+    def sources(self) -> tuple[Path | str, ...]:
+        """The base and the experts, as they were named."""
+        return (self.base, *(expert.path for expert in self.experts))
+
     def method_settings(self) -> Settings:
         """The method's settings from `parameters`.
 

@@ -197,8 +197,7 @@ def _by_expert(layer: LayerFigures) -> list[float]:
 def _inputs(
     config: MergeConfig, base: Checkpoint, experts: Sequence[Checkpoint]
 ) -> list[tuple[Any, Checkpoint]]:
-    paths = (config.base, *(expert.path for expert in config.experts))
-    return list(zip(paths, (base, *experts), strict=True))
+    return list(zip(config.sources, (base, *experts), strict=True))
 
 
 def _versions() -> dict[str, str]:

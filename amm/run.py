@@ -261,8 +261,7 @@ def _run(
 
 
 def _inputs(job: Job) -> list[tuple[Path | str, Checkpoint]]:
-    paths = (job.config.base, *(expert.path for expert in job.config.experts))
-    return list(zip(paths, (job.base, *job.experts), strict=True))
+    return list(zip(job.config.sources, (job.base, *job.experts), strict=True))
 
 
 def _identity(job: Job) -> dict[str, Any]:

@@ -243,7 +243,7 @@ def match(
 
 
 def align(
-    base: Checkpoint, experts: Sequence[Checkpoint], *, partial: bool = False
+    base: Checkpoint, experts: Sequence[Checkpoint], *, partial: bool | Sequence[bool] = False
 ) -> list[dict[str, str | None]]:
     """The names of a complete `match`.
 

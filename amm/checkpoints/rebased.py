@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from amm.checkpoints.base import Checkpoint
-from amm.checkpoints.keys import MERGEABLE, match
+from amm.checkpoints.keys import MERGEABLE, align
 from amm.errors import InputError
 
 
@@ -32,8 +32,7 @@ class RebasedCheckpoint:
         self, base: Checkpoint, expert: Checkpoint, own: Checkpoint, partial: bool
     ) -> None:
         self._base, self._expert, self._own = base, expert, own
-        self._names = match(base, [expert], partial=partial).check().names[0]
-        self._own_names = match(base, [own]).check().names[0]
+        self._names, self._own_names = align(base, [expert, own], partial=[partial, False])
         self.path: Path = expert.path
         self.files_folder = expert.files_folder
 

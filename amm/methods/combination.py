@@ -20,7 +20,8 @@ from amm.methods.registry import Blocks, Kernel, MethodFunction, Place, register
 from amm.settings import Settings
 
 Coefficients = Callable[[Tensor, Any], Tensor]
-"""(Gram matrix of W_0 and the τ_i, (1 + K)², float64; settings) → c_0 … c_K, float64."""
+"""(Gram matrix of W_0 and the τ_i, (1 + K)², float64; settings) → c_0 … c_K, float64. Not asked
+where every τ_i is 0."""
 
 
 def gram(blocks: Blocks) -> Tensor:

@@ -32,7 +32,7 @@ def model_stock(products: Tensor, settings: ModelStockSettings) -> Tensor:
     """Model Stock: the mean of the task vectors, shortened by how much they disagree.
 
     Args:
-        products: Gram matrix of W_0 and the τ_i, (1 + K) × (1 + K), float64.
+        products: Gram matrix of W_0 and the τ_i, (1 + K) × (1 + K), float64; some τ_i isn't 0.
         settings: see `ModelStockSettings`.
 
     Returns:
@@ -42,8 +42,6 @@ def model_stock(products: Tensor, settings: ModelStockSettings) -> Tensor:
     norms = inner.diagonal().sqrt()
     moved = norms > 0
     count = int(moved.sum())
-    if count == 0:
-        return torch.zeros(len(products), dtype=products.dtype)
     unit = torch.where(moved, 1 / norms, 0.0)
     cosines = inner * unit[:, None] * unit
     pairs = max(count * (count - 1), 1)

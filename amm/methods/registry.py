@@ -88,7 +88,8 @@ class TensorBlocks:
 
     def visit(self, visitor: Loop, *keeps: npt.NDArray) -> Iterator[int]:
         for block in self._blocks:
-            flat = block.reshape(self.experts, -1).contiguous().numpy()
+            vectors = block[len(block) - self.experts :]  # without W_0
+            flat = vectors.reshape(self.experts, -1).contiguous().numpy()
             visit(visitor, (np.zeros_like(flat[0]), *flat), [1.0] * self.experts, keeps)
             yield flat.shape[1]
 
