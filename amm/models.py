@@ -25,8 +25,12 @@ class Models:
     matching: Matching
 
 
-def open_models(config: MergeConfig) -> Models:
+def open_models(config: MergeConfig, *, sampled: bool = False) -> Models:
     """Open the base and the experts of a merge.
+
+    Args:
+        config: the merge.
+        sampled: see `match`.
 
     Raises:
         InputError: an input can't be read at all.
@@ -34,13 +38,13 @@ def open_models(config: MergeConfig) -> Models:
     base = open_checkpoint(config.base)
     partial = [config.partial_experts or expert.partial for expert in config.experts]
     experts = [
-        _open(expert, base, part) for expert, part in zip(config.experts, partial, strict=True)
+        _open(expert, base, part, sampled) for expert, part in zip(config.experts, partial, strict=True)
     ]
-    return Models(base, experts, match(base, experts, partial=partial))
+    return Models(base, experts, match(base, experts, partial=partial, sampled=sampled))
 
 
-def _open(expert: Expert, base: Checkpoint, partial: bool) -> Checkpoint:
+def _open(expert: Expert, base: Checkpoint, partial: bool, sampled: bool) -> Checkpoint:
     if expert.base is None:
         return open_checkpoint(expert.path, base)
     own = open_checkpoint(expert.base, base)
-    return RebasedCheckpoint(base, open_checkpoint(expert.path, own), own, partial)
+    return RebasedCheckpoint(base, open_checkpoint(expert.path, own), own, partial, sampled)

@@ -7,6 +7,7 @@ was trained from other initial weights has cosine 0 (‖τ_i‖/‖W_0‖ = 1.4)
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import shutil
@@ -188,10 +189,10 @@ def plan(
 
 def plan_config(config: MergeConfig, *, deep: bool = False) -> Plan:
     """Look at a validated merge; see `plan`."""
-    models = open_models(config)
+    models = open_models(config, sampled=not deep)
     base, experts, matching = models.base, models.experts, models.matching
     found = Plan(deep=deep, max_memory=config.max_memory)
-    found.inputs = [_input(checkpoint) for checkpoint in (base, *experts)]
+    found.inputs = [_input(checkpoint, deep) for checkpoint in (base, *experts)]
     found.differences = matching.differences
     _report_differences(found)
     surveyed = list(survey(base, experts, matching.names, deep=deep))
@@ -250,22 +251,23 @@ def _report_other_files(found: Plan, donor: Path | None) -> None:
     found.warnings += files.warnings(donor)
 
 
-def _input(checkpoint: Checkpoint) -> dict[str, str]:
+def _input(checkpoint: Checkpoint, deep: bool) -> dict[str, str]:
     return {
         "path": str(checkpoint.path),
         "found": checkpoint.describe(),
-        "head": _head(checkpoint),
+        "head": _head(checkpoint, deep),
     }
 
 
-def _head(checkpoint: Checkpoint) -> str:
+def _head(checkpoint: Checkpoint, deep: bool) -> str:
     found = layout_of(checkpoint)
     heads = [key for key in found.vocabulary - found.embeddings if key.endswith(".weight")]
     if not found.embeddings:
         return "none" if not heads else "its own"
     if not heads:
         return "tied to the embedding"
-    if all(any(same_tensor(checkpoint, head, e) for e in found.embeddings) for head in heads):
+    same = functools.partial(same_tensor, checkpoint, sampled=not deep)
+    if all(any(same(head, e) for e in found.embeddings) for head in heads):
         return "stored, equal to the embedding"
     return "its own"
 

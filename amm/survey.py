@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from amm.checkpoints import Checkpoint
-from amm.checkpoints.keys import MERGEABLE, layout_of, row_blocks
+from amm.checkpoints.keys import (
+    MERGEABLE,
+    SAMPLE_ENTRIES,
+    layout_of,
+    row_blocks,
+    sampled_rows,
+)
 
 READ_ENTRIES = 2**21
-SAMPLE_PIECES = 4
-SAMPLE_ENTRIES = 2**16
-"""Entries that a sample reads of a tensor, in evenly spread pieces."""
-
 _GROUPS = (
     ("head", r"(^|\.)lm_head\."),
     ("embedding", r"(^|\.)(embed_tokens|wte)\."),
@@ -211,14 +213,3 @@ def products(base: Tensor, experts: Sequence[Tensor]) -> Products:
         unchanged=origin.numel() - rows[1:].count_nonzero(dim=1),
         unchanged_bf16=torch.stack([(e.bfloat16() == rounded).sum() for e in experts]),
     )
-
-
-def sampled_rows(shape: Sequence[int], entries: int = SAMPLE_ENTRIES) -> list[slice | None]:
-    """Evenly spread slices of the first dimension with about so many entries together."""
-    size = torch.Size(shape).numel()
-    if not shape or size <= entries:
-        return [None]
-    rows = max(1, entries // SAMPLE_PIECES * shape[0] // size)
-    last = shape[0] - rows
-    starts = sorted({last * piece // (SAMPLE_PIECES - 1) for piece in range(SAMPLE_PIECES)})
-    return [slice(start, start + rows) for start in starts]

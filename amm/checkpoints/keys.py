@@ -9,6 +9,7 @@ must be one in every expert, and is merged as one.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter, defaultdict
@@ -52,6 +53,10 @@ HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 MERGEABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 BLOCK_ENTRIES = 2**24
+
+SAMPLE_PIECES = 4
+SAMPLE_ENTRIES = 2**16
+"""Entries that a sample reads of a tensor, in evenly spread pieces."""
 
 _WRAPPER = re.compile(
     r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
@@ -183,21 +188,35 @@ def row_blocks(
     return [slice(at, min(at + rows, shape[0])) for at in range(0, shape[0], rows)]
 
 
+def sampled_rows(shape: Sequence[int], entries: int = SAMPLE_ENTRIES) -> list[slice | None]:
+    """Evenly spread slices of the first dimension with about so many entries together."""
+    size = math.prod(shape)
+    if not shape or size <= entries:
+        return [None]
+    rows = max(1, entries // SAMPLE_PIECES * shape[0] // size)
+    last = shape[0] - rows
+    starts = sorted({last * piece // (SAMPLE_PIECES - 1) for piece in range(SAMPLE_PIECES)})
+    return [slice(start, start + rows) for start in starts]
+
+
 def matrices_of(shape: Sequence[int]) -> list[slice | None]:
     """Slices of the first dimension with one matrix each: of a stack, several; [None] else."""
     return [slice(at, at + 1) for at in range(shape[0])] if len(shape) == 3 else [None]
 
 
-def same_tensor(checkpoint: Checkpoint, one: str, other: str) -> bool:
-    """Whether two tensors of a checkpoint have the same shape and entries."""
-    return _equal(checkpoint, one, checkpoint, other)
+def same_tensor(checkpoint: Checkpoint, one: str, other: str, *, sampled: bool = False) -> bool:
+    """Whether two tensors of a checkpoint have the same shape and entries, or those of a sample."""
+    return _equal(checkpoint, one, checkpoint, other, sampled=sampled)
 
 
-def _equal(one: Checkpoint, key: str, other: Checkpoint, name: str) -> bool:
+def _equal(
+    one: Checkpoint, key: str, other: Checkpoint, name: str, *, sampled: bool = False
+) -> bool:
     dtype = torch.promote_types(one.dtype(key), other.dtype(name))
+    cut = sampled_rows if sampled else row_blocks
     return one.shape(key) == other.shape(name) and all(
         torch.equal(one.read(key, rows).to(dtype), other.read(name, rows).to(dtype))
-        for rows in row_blocks(one.shape(key))
+        for rows in cut(one.shape(key))
     )
 
 
@@ -208,7 +227,11 @@ def layout_of(checkpoint: Checkpoint) -> Layout:
 
 
 def match(
-    base: Checkpoint, experts: Sequence[Checkpoint], *, partial: bool | Sequence[bool] = False
+    base: Checkpoint,
+    experts: Sequence[Checkpoint],
+    *,
+    partial: bool | Sequence[bool] = False,
+    sampled: bool = False,
 ) -> Matching:
     """Match every expert's tensors with the base's.
 
@@ -220,12 +243,14 @@ def match(
         base: names and shapes that the output will have.
         experts: what is to be merged into it.
         partial: an expert may lack tensors; the base's stand for them. For all, or for each.
+        sampled: matrices of the vocabulary are compared by a sample of their rows, which finds
+            those equal that differ in other rows alone: for a look, not for a merge.
 
     Raises:
         InputError: two names of one checkpoint are names of one tensor, or the base's config.json
             ties two matrices that differ.
     """
-    known = _Base(base)
+    known = _Base(base, sampled)
     parts = [partial] * len(experts) if isinstance(partial, bool) else partial
     matches = [_Match(known, *pair) for pair in zip(experts, parts, strict=True)]
     notes: dict[str, list[str]] = defaultdict(list)
@@ -243,21 +268,26 @@ def match(
 
 
 def align(
-    base: Checkpoint, experts: Sequence[Checkpoint], *, partial: bool | Sequence[bool] = False
+    base: Checkpoint,
+    experts: Sequence[Checkpoint],
+    *,
+    partial: bool | Sequence[bool] = False,
+    sampled: bool = False,
 ) -> list[dict[str, str | None]]:
     """The names of a complete `match`.
 
     Raises:
         InputError: see `Matching.check` and `match`.
     """
-    return match(base, experts, partial=partial).check().names
+    return match(base, experts, partial=partial, sampled=sampled).check().names
 
 
 class _Base:
     """A base, and what is known of its tensors."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, sampled: bool) -> None:
         self.checkpoint = checkpoint
+        self.same_tensor = functools.partial(same_tensor, sampled=sampled)
         self.names = by_common_name(checkpoint)
         self.layout = layout_of(checkpoint)
         tied = is_tied(read_config(checkpoint.files_folder))
@@ -267,7 +297,8 @@ class _Base:
             self.groups[first] = self.groups[first] or [first]
             self.groups[first].append(copy)
         head, embedding = self.names.get(HEAD), self.names.get(EMBEDDING)
-        if tied and head and embedding and not same_tensor(checkpoint, head, embedding):
+        first = self.copies.get
+        if tied and head and embedding and first(head, head) != first(embedding, embedding):
             raise InputError(
                 f"{checkpoint.path}: its config.json ties {head} to {embedding}, and they differ:"
                 " libraries load one or the other. Set tie_word_embeddings there to false, or"
@@ -283,7 +314,7 @@ class _Base:
         for key in sorted(several, key=lambda key: (key not in embeddings, len(key), key)):
             shape, row = self.checkpoint.shape(key), self.checkpoint.read(key, slice(1)).float()
             alike = firsts[shape, row.numpy().tobytes()]
-            first = next((f for f in alike if same_tensor(self.checkpoint, key, f)), None)
+            first = next((f for f in alike if self.same_tensor(self.checkpoint, key, f)), None)
             if first is None:
                 alike.append(key)
             else:
@@ -377,7 +408,7 @@ class _Match:
             base.dtype(key) in MERGEABLE and expert.dtype(name) in MERGEABLE
         ):
             self._differs(key, f"{base.dtype(key)}", f"{expert.dtype(name)}")
-        elif name != stored[0] and not same_tensor(expert, name, stored[0]):
+        elif name != stored[0] and not self.base.same_tensor(expert, name, stored[0]):
             self._differs(key, _TIED, _OWN)
         elif _FACTOR.search(key) and not _equal(base, key, expert, name):
             self._differs(key, _PART, "differs from it")
@@ -404,7 +435,7 @@ class _Match:
         elif not twins:
             what = _PART if _FACTOR.search(key) else _shape(self.expert, key)
             self._differs(key, "missing", what)
-        elif not any(same_tensor(self.expert, key, twin) for twin in twins):
+        elif not any(self.base.same_tensor(self.expert, key, twin) for twin in twins):
             self._differs(key, _TIED, _OWN)
 
     def _differs(self, key: str, in_base: str, in_expert: str) -> None:

@@ -23,16 +23,24 @@ class RebasedCheckpoint:
         expert: W_i.
         own: B_i.
         partial: the expert may lack tensors, which are as in the base then.
+        sampled: see `match`.
 
     Raises:
         InputError: the three don't have the same tensors.
     """
 
     def __init__(
-        self, base: Checkpoint, expert: Checkpoint, own: Checkpoint, partial: bool
+        self,
+        base: Checkpoint,
+        expert: Checkpoint,
+        own: Checkpoint,
+        partial: bool,
+        sampled: bool = False,
     ) -> None:
         self._base, self._expert, self._own = base, expert, own
-        self._names, self._own_names = align(base, [expert, own], partial=[partial, False])
+        self._names, self._own_names = align(
+            base, [expert, own], partial=[partial, False], sampled=sampled
+        )
         self.path: Path = expert.path
         self.files_folder = expert.files_folder
 

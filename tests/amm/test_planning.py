@@ -10,6 +10,7 @@ from pico_models import SHAPES, load_folder, pico_weights, save_folder
 from safetensors.torch import save_file
 
 import amm
+from amm.checkpoints import HfCheckpoint
 from amm.config import MergeConfig
 from amm.methods import get_method
 from amm.planning import PROBE_SIDE, Timer, likely_base
@@ -256,3 +257,30 @@ def test_a_full_disk_is_a_problem(pico, monkeypatch):
 def test_everything_goes_into_json(pico):
     content = json.loads(json.dumps(amm.plan(*pico, **QUICK).as_dict()))
     assert content["ok"] is True and len(content["kinds"]) == len(SHAPES)
+
+
+def test_a_plan_reads_samples_also_of_matrices_that_are_stored_twice(tmp_path, monkeypatch):
+    """A head that equals the embedding is read by `deep`, and by the merge, in full."""
+    matrix = torch.randn(2**14, 256, generator=torch.Generator().manual_seed(0))
+    names = ("model.embed_tokens.weight", "lm_head.weight")
+    folders = [
+        save_folder(tmp_path / str(n), {name: (matrix + n).bfloat16() for name in names})
+        for n in range(3)
+    ]
+    read, plain = [], HfCheckpoint.read
+
+    def counted(self, key, rows=None):
+        tensor = plain(self, key, rows)
+        read.append(tensor.nbytes)
+        return tensor
+
+    monkeypatch.setattr(HfCheckpoint, "read", counted)
+    shares = {}
+    for deep in (False, True):
+        read.clear()
+        found = amm.plan(folders[0], folders[1:], output=tmp_path / "out", method="mean", deep=deep)
+        assert found.ok and {each["head"] for each in found.inputs} == {
+            "stored, equal to the embedding"
+        }
+        shares[deep] = sum(read) / (3 * 2 * 2 * matrix.numel())
+    assert shares[False] < 0.05 and shares[True] > 1

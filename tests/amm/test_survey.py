@@ -9,8 +9,8 @@ from pico_models import load_folder, save_folder
 
 from amm import survey as survey_module
 from amm.checkpoints import open_checkpoint
-from amm.checkpoints.keys import align
-from amm.survey import group_of, kind_of, layer_of, products, sampled_rows, survey, total
+from amm.checkpoints.keys import align, sampled_rows
+from amm.survey import group_of, kind_of, layer_of, products, survey, total
 
 
 def draw(*shape, seed=0):
