@@ -38,7 +38,8 @@ def open_models(config: MergeConfig, *, sampled: bool = False) -> Models:
     base = open_checkpoint(config.base)
     partial = [config.partial_experts or expert.partial for expert in config.experts]
     experts = [
-        _open(expert, base, part, sampled) for expert, part in zip(config.experts, partial, strict=True)
+        _open(expert, base, part, sampled)
+        for expert, part in zip(config.experts, partial, strict=True)
     ]
     return Models(base, experts, match(base, experts, partial=partial, sampled=sampled))
 

@@ -3,6 +3,7 @@
 from amm.methods import (
     amm,
     dare,
+    della,
     emr,
     iso_c,
     karcher,
@@ -39,6 +40,7 @@ __all__ = [
     "SideFile",
     "amm",
     "dare",
+    "della",
     "emr",
     "get_method",
     "iso_c",

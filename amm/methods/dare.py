@@ -29,6 +29,8 @@ from amm.settings import Settings
 
 _CHUNK = 2**18
 
+Then = Literal["sum", "ties"]
+
 
 class DareSettings(Settings):
     """Settings of DARE.
@@ -41,7 +43,7 @@ class DareSettings(Settings):
     """
 
     drop: float = Field(0.9, ge=0, lt=1)
-    then: Literal["sum", "ties"] = "sum"
+    then: Then = "sum"
     scale: float = 1.0
     seed: int = 0
 
@@ -60,13 +62,37 @@ def dare(task_vectors: Tensor, settings: DareSettings, place: Place) -> Tensor:
     """
     thinned = torch.empty_like(task_vectors)
     for expert, vector in enumerate(task_vectors):
-        key = stream_key(settings.seed, place.name, expert)
-        keep = torch.from_numpy(kept(key, place.start, vector.numel(), settings.drop))
-        keep = keep.view(vector.shape).to(vector.device)
+        keep = drawn(settings.seed, place, expert, vector, settings.drop)
         thinned[expert] = torch.where(keep, vector / (1 - settings.drop), 0)
-    if settings.then == "ties":
-        return disjoint_mean(thinned, settings.scale, [0.0] * len(thinned))
-    return settings.scale * thinned.sum(dim=0)
+    return merged(thinned, settings.then, settings.scale)
+
+
+def merged(thinned: Tensor, then: Then, scale: float) -> Tensor:
+    """What is left of the task vectors, added up or merged by TIES.
+
+    Args:
+        thinned: K × the block's shape.
+        then: which.
+        scale: factor on the result.
+    """
+    if then == "ties":
+        return disjoint_mean(thinned, scale, [0.0] * len(thinned))
+    return scale * thinned.sum(dim=0)
+
+
+def drawn(seed: int, place: Place, expert: int, like: Tensor, drop: float | Tensor) -> Tensor:
+    """Which entries of a block are kept, by the dice.
+
+    Args:
+        seed: of the drop.
+        place: the block's.
+        expert: position in the list.
+        like: has the block's shape and device.
+        drop: probability of False, below 1; one, or for each entry, float64.
+    """
+    bounds = drop if isinstance(drop, float) else drop.flatten().numpy()
+    keep = kept(stream_key(seed, place.name, expert), place.start, like.numel(), bounds)
+    return torch.from_numpy(keep).view(like.shape).to(like.device)
 
 
 def stream_key(seed: int, name: str, expert: int) -> int:
@@ -75,20 +101,22 @@ def stream_key(seed: int, name: str, expert: int) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def kept(key: int, start: int, count: int, drop: float) -> npt.NDArray[np.bool_]:
+def kept(
+    key: int, start: int, count: int, drop: float | npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
     """Which of the entries start … start + count − 1 are kept.
 
     Args:
         key: of the stream, below 2⁶⁴.
         start: index of the first entry.
         count: number of entries.
-        drop: probability of False, below 1.
+        drop: probability of False, below 1; one, or `count`.
 
     Returns:
         `count` booleans.
     """
     keep = np.empty(count, dtype=np.bool_)
-    bound = np.uint64(int(drop * 2**64))
+    bounds = np.broadcast_to((np.asarray(drop) * 2.0**64).astype(np.uint64), count)
     for at in range(0, count, _CHUNK):
         end = min(at + _CHUNK, count)
         x = np.arange(start + at + 1, start + end + 1, dtype=np.uint64)
@@ -98,5 +126,5 @@ def kept(key: int, start: int, count: int, drop: float) -> npt.NDArray[np.bool_]
             x ^= x >> np.uint64(shift)
             x *= np.uint64(factor)
         x ^= x >> np.uint64(31)
-        np.greater_equal(x, bound, out=keep[at:end])
+        np.greater_equal(x, bounds[at:end], out=keep[at:end])
     return keep

@@ -10,7 +10,17 @@ from amm.methods import Place, get_method, method_names
 from amm.methods.registry import TensorBlocks
 
 MATRIX = ["amm", "iso_c", "optmerge", "ridge", "tsv", "wudi", "wudi_spectral"]
-ELEMENTWISE = ["dare", "emr", "mean", "model_stock", "ram", "sce", "task_arithmetic", "ties"]
+ELEMENTWISE = [
+    "dare",
+    "della",
+    "emr",
+    "mean",
+    "model_stock",
+    "ram",
+    "sce",
+    "task_arithmetic",
+    "ties",
+]
 ON_WEIGHTS = ["karcher", "slerp"]
 """They go along arcs between weights: the size of the task vectors beside the base's counts."""
 every = pytest.mark.parametrize("name", MATRIX + ELEMENTWISE)
@@ -67,10 +77,10 @@ def test_float32_is_no_limit_to_the_scale(name, factor):
     close(merged, factor * run(name, vectors), 1e-4)
 
 
-@pytest.mark.parametrize("name", [n for n in MATRIX + ELEMENTWISE if n != "dare"])
+@pytest.mark.parametrize("name", [n for n in MATRIX + ELEMENTWISE if n not in ("dare", "della")])
 @given(shapes, seeds, st.randoms(use_true_random=False))
 def test_order_of_experts_does_not_matter(name, shape, seed, random):
-    """To `dare` it does: each place in the list has drops of its own."""
+    """To `dare` and `della` it does: each place in the list has drops of its own."""
     order = list(range(shape[0]))
     random.shuffle(order)
     vectors = draw(shape, seed)
