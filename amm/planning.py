@@ -571,7 +571,7 @@ class Timer:
             if not method.elementwise:
                 vectors = vectors.to(self.device)
             statistics = method.measure(TensorBlocks(vectors, base=method.base), settings)
-            place = Place("probe", 0, statistics)
+            place = Place("probe", 0, statistics, method.table and torch.ones(()))
             self.probes[key] = self._time(lambda: method(vectors, settings, place))
         return self.probes[key]
 

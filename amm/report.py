@@ -52,6 +52,7 @@ def write_reports(
     base: Checkpoint,
     experts: Sequence[Checkpoint],
     result: MergeResult,
+    tables: Sequence[Path],
     hashes: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Write `provenance.json`, the pictures and the model card into an output folder.
@@ -63,6 +64,7 @@ def write_reports(
         base: the base.
         experts: K experts.
         result: what became of each tensor.
+        tables: what methods took from calibrations.
         hashes: path of an input → its weight files → their sha256; empty if they weren't wanted.
     """
     plots = _plots(result, experts)
@@ -79,6 +81,9 @@ def write_reports(
                 "sha256": dict(sorted(hashes.get(str(given), {}).items())),
             }
             for given, checkpoint in _inputs(config, base, experts)
+        ],
+        "tables": [
+            {"path": str(table), "sha256": hashes[str(table)][table.name]} for table in tables
         ],
         "versions": _versions(),
         "donor": None if donor is None else str(donor),

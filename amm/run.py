@@ -230,6 +230,7 @@ def _run(
         str(path): checkpoint.files() if job.config.hash_inputs else []
         for path, checkpoint in _inputs(job)
     }
+    checkpoints |= {str(path): [path] for path in job.tables}
     with ExitStack() as stack:
         for writer in writers:
             stack.enter_context(closing(writer))
@@ -255,6 +256,7 @@ def _run(
             base=job.base,
             experts=job.experts,
             result=result,
+            tables=list(job.tables),
             hashes=hashed,
         )
     return result
@@ -278,14 +280,14 @@ def _identity(job: Job) -> dict[str, Any]:
 
 def _states(job: Job) -> dict[str, str]:
     """What tells that an input file was changed; the last of the times can't be set back."""
+    files = [(path, file) for path, checkpoint in _inputs(job) for file in checkpoint.files()]
     states = {}
-    for path, checkpoint in _inputs(job):
-        for file in checkpoint.files():
-            status = os.stat(file)
-            states[f"{path}: {file.name}"] = (
-                f"{status.st_size} bytes, modified at {status.st_mtime_ns} ns, changed at"
-                f" {status.st_ctime_ns} ns"
-            )
+    for path, file in [*files, *((table.parent, table) for table in job.tables)]:
+        status = os.stat(file)
+        states[f"{path}: {file.name}"] = (
+            f"{status.st_size} bytes, modified at {status.st_mtime_ns} ns, changed at"
+            f" {status.st_ctime_ns} ns"
+        )
     return states
 
 

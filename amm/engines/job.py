@@ -13,13 +13,15 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from amm.checkpoints import Checkpoint
-from amm.checkpoints.keys import MERGEABLE, matrices_of, row_blocks
+from amm.checkpoints.hf import SafetensorsFile
+from amm.checkpoints.keys import MERGEABLE, common_name, matrices_of, row_blocks
 from amm.checkpoints.writer import Entry
 from amm.config import BASE, MergeConfig, Override, size_text
 from amm.diagnostics import LayerFigures, layer_figures
@@ -51,12 +53,14 @@ class Rule:
         method: the method.
         settings: its settings.
         weights: K factors on the task vectors.
+        table: the method's table, where it has one.
     """
 
     name: str
     method: Method | None = None
     settings: Settings | None = None
     weights: tuple[float, ...] = ()
+    table: SafetensorsFile | None = None
 
     @property
     def whole(self) -> bool:
@@ -137,6 +141,7 @@ class Job:
         matching: where the base's tensors are in the experts.
         settings: the method's settings.
         entries: the tensors of the output.
+        tables: file → the tables that methods take from calibrations.
         sides: tensor of the output → its tensors in the side file.
         working_memory: bytes for the blocks that are being worked on.
 
@@ -155,11 +160,13 @@ class Job:
         rebased = any(expert.base is not None for expert in config.experts)
         self.dtype: torch.dtype = torch.float64 if rebased else getattr(torch, config.compute_dtype)
         self._check_overrides()
+        self.tables: dict[Path, SafetensorsFile] = {}
         self.entries = [
             Entry(key, self.base.shape(key), self._saved_dtype(key)) for key in self.base.keys()
         ]
         self._by_name = {entry.name: entry for entry in self.entries}
         self._rules = {key: self._rule(key) for key in self.base.keys()}
+        self._check_tables()
         mapped = config.max_memory // _MAPPED_SHARE
         self.working_memory = config.max_memory - mapped
         files = [file for checkpoint in (self.base, *self.experts) for file in checkpoint.files()]
@@ -197,12 +204,52 @@ class Job:
     def _method_rule(
         self, name: str, method: Method, settings: Settings, weights: tuple[float, ...]
     ) -> Rule:
-        if method.tensors == "all" or self.matrix(name):
+        if method.table is not None:
+            rule = self._table_rule(name, method, settings, weights)
+            if rule is not None:
+                return rule
+        elif method.tensors == "all" or self.matrix(name):
             return Rule(method.name, method, settings, weights)
         if settings.other_tensors == BASE:
             return Rule(BASE)
         other = get_method(settings.other_tensors)
         return Rule(other.name, other, other.settings(), weights)
+
+    def _table_rule(
+        self, name: str, method: Method, settings: Settings, weights: tuple[float, ...]
+    ) -> Rule | None:
+        """The rule of a tensor that the method's table has; None of others, as linear ones may be.
+
+        Raises:
+            InputError: the table can't be read, lacks a tensor, or is another model's.
+        """
+        path = getattr(settings, method.table)
+        if path not in self.tables:
+            self.tables[path] = SafetensorsFile(path)
+        table, matrix, key = self.tables[path], self.matrix(name), common_name(name)
+        if method.tensors == "linear" and (matrix is None or key not in table.keys()):
+            return None
+        if key not in table.keys():
+            raise InputError(
+                f"{path} has nothing for {name}; calibrate with the models of this merge."
+            )
+        shape, fitting = table.shape(key), [(), self.base.shape(name)]
+        if matrix is not None:
+            fitting.append(matrix[1:])
+        if shape not in fitting:
+            raise InputError(
+                f"{path}: what it has for {name} is {list(shape)}, and that is"
+                f" {list(self.base.shape(name))}; calibrate with the models of this merge."
+            )
+        return Rule(method.name, method, settings, weights, table)
+
+    def _check_tables(self) -> None:
+        used = {rule.table.path for rule in self._rules.values() if rule.table is not None}
+        for path in self.tables.keys() - used:
+            raise InputError(
+                f"{path} has nothing for any linear layer of {self.base.path}; calibrate with that"
+                " model."
+            )
 
     def _override_of(self, name: str) -> int | None:
         """The first that fits a tensor; for a matrix that is stored twice, its first name."""
@@ -320,7 +367,8 @@ class Job:
             vectors = vectors.to(self.config.device)
         name = self.matching.copies.get(block.name, block.name)
         given = rule.given(inputs.start.to(vectors.device), vectors)
-        tau = rule.method(given, rule.settings, Place(name, block.start, statistics))
+        place = Place(name, block.start, statistics, self._table_of(block, given))
+        tau = rule.method(given, rule.settings, place)
         added = tau.cpu()
         merged = self._rounded(entry, self._oriented(block, inputs.start + added))
         count = count_changes.compiled(self.real, _bits(merged).dtype)
@@ -333,6 +381,13 @@ class Job:
             kept=kept,
             layer=layer_figures(vectors, tau) if rule.whole else None,
         )
+
+    def _table_of(self, block: Block, like: Tensor) -> Tensor | None:
+        table, key = self.rule(block.name).table, common_name(block.name)
+        if table is None:
+            return None
+        whole = table.shape(key) == self.entry(block.name).shape
+        return table.read(key, block.rows if whole else None).to(like)
 
     def merge_entries(self, block: Block, statistics: object = None) -> Merged:
         """Read and merge a block of an elementwise method, or of none.

@@ -1,6 +1,7 @@
 """Merge methods, one file each: a pure function of one tensor's task vectors."""
 
 from amm.methods import (
+    aim,
     amm,
     dare,
     della,
@@ -12,6 +13,7 @@ from amm.methods import (
     optmerge,
     ram,
     ridge,
+    rpam,
     sce,
     slerp,
     task_arithmetic,
@@ -38,6 +40,7 @@ __all__ = [
     "Place",
     "SideEntry",
     "SideFile",
+    "aim",
     "amm",
     "dare",
     "della",
@@ -53,6 +56,7 @@ __all__ = [
     "ram",
     "register",
     "ridge",
+    "rpam",
     "sce",
     "slerp",
     "task_arithmetic",

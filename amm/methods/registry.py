@@ -106,11 +106,14 @@ class Place:
         name: the tensor's name in the output.
         start: flat index, within the tensor, of the block's first entry.
         statistics: what the method's `statistics` returned for this tensor; None without one.
+        table: what the method's table has for the block, in the dtype of the task vectors; None
+            without one.
     """
 
     name: str
     start: int = 0
     statistics: Any = None
+    table: Tensor | None = None
 
 
 class SideEntry(NamedTuple):
@@ -167,6 +170,9 @@ class Method:
         base: W_0 stands before the task vectors wherever it gets these, 1 + K in all.
         statistics: (blocks of the tensor, settings) → what the function needs to know of the whole
             tensor; it is handed on in `Place.statistics`.
+        table: the setting that names its table: a safetensors file that a calibration left, with a
+            tensor for each that the method is for, by `amm.checkpoints.keys.common_name`. It is
+            as large as that tensor, or has an entry for each of its columns, or one for all.
         side: what it leaves beside the weights.
         kernel: the same as the function, compiled; for elementwise methods without a side file.
         memory: (shape of a tensor, K) → bytes that the function takes at most, beside its
@@ -181,6 +187,7 @@ class Method:
     place: bool = False
     base: bool = False
     statistics: Callable[[Blocks, Settings], Any] | None = None
+    table: str | None = None
     side: SideFile | None = None
     kernel: Kernel | None = None
     memory: Callable[[tuple[int, ...], int], int] | None = None
@@ -221,6 +228,7 @@ def register(
     place: bool = False,
     base: bool = False,
     statistics: Callable[[Blocks, Settings], Any] | None = None,
+    table: str | None = None,
     side: SideFile | None = None,
     kernel: Kernel | None = None,
     memory: Callable[[tuple[int, ...], int], int] | None = None,
@@ -235,17 +243,20 @@ def register(
         place: wants a `Place`.
         base: wants W_0 before the task vectors.
         statistics: numbers of the whole tensor, for elementwise methods with `place`.
+        table: the setting that names its table, for methods with `place`.
         side: what it leaves beside the weights.
         kernel: its compiled form.
         memory: bytes that it takes.
 
     Raises:
         InputError: the name belongs to something else.
-        ValueError: `statistics` without `elementwise` and `place`, or a kernel without
-            `elementwise` or beside a side file.
+        ValueError: `statistics` without `elementwise` and `place`, a table without `place`, or a
+            kernel without `elementwise` or beside a side file.
     """
     if statistics is not None and not (elementwise and place):
         raise ValueError(f"method '{name}': statistics need elementwise=True and place=True")
+    if table is not None and not place:
+        raise ValueError(f"method '{name}': a table needs place=True")
     if kernel is not None and (not elementwise or side is not None):
         raise ValueError(f"method '{name}': a kernel needs elementwise=True, and no side file")
 
@@ -259,6 +270,7 @@ def register(
             place=place,
             base=base,
             statistics=statistics,
+            table=table,
             side=side,
             kernel=kernel,
             memory=memory,
@@ -293,6 +305,7 @@ def merge_tensors(
     task_vectors: Tensor,
     *,
     base: Tensor | None = None,
+    table: Tensor | None = None,
     name: str = "tensor",
     **settings: Any,
 ) -> Tensor:
@@ -305,6 +318,8 @@ def merge_tensors(
         task_vectors: K × the tensor's shape, τ_i = W_i − W_0, float32 or float64; K × out × in for
             methods of linear layers.
         base: W_0, for the methods that need it (`slerp`, `karcher`).
+        table: for the methods with one (`aim`, `rpam`), what it has for the tensor, in place of the
+            setting that names its file.
         name: of the tensor, on which what is random depends.
         settings: of the method, as under `parameters` of a merge.
 
@@ -315,6 +330,13 @@ def merge_tensors(
         InputError: unknown method, a wrong setting, or a shape or dtype that isn't one of these.
     """
     found = get_method(method)
+    if found.table is not None:
+        if table is None:
+            raise InputError(
+                f"merge_tensors: '{method}' needs what a calibration found; give table=…"
+            )
+        settings = {**settings, found.table: "in memory"}
+        table = table.to(task_vectors)
     chosen = validated(found.settings, settings, parameters_of(method))
     if task_vectors.dtype not in (torch.float32, torch.float64) or not len(task_vectors):
         raise InputError(
@@ -332,7 +354,7 @@ def merge_tensors(
             raise InputError(f"merge_tensors: '{method}' needs the base's weights; give base=W_0.")
         given = torch.cat([base[None].to(task_vectors), task_vectors])
     statistics = found.measure(TensorBlocks(given, base=found.base), chosen)
-    return found(given, chosen, Place(name, 0, statistics))
+    return found(given, chosen, Place(name, 0, statistics, table))
 
 
 def parameters_of(method: str) -> str:

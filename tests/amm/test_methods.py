@@ -62,7 +62,7 @@ def test_taken_name_is_refused():
 
 
 def test_unknown_name_is_answered_with_the_nearest_and_the_list():
-    with pytest.raises(InputError, match=r"'wudy'. Did you mean 'wudi'\? Allowed: amm, dare"):
+    with pytest.raises(InputError, match=r"'wudy'. Did you mean 'wudi'\? Allowed: aim, amm, dare"):
         get_method("wudy")
 
 

@@ -501,9 +501,13 @@ def test_tensors_without_entries_or_dimensions_are_merged(tmp_path, method, dtyp
         moved = {key: value + shift for key, value in weights.items()}
         save_file(moved, tmp_path / name / "model.safetensors")
     models = tmp_path / "base", [tmp_path / "expert"]
-    assert amm.plan(*models, method=method).ok
+    parameters, table = {}, get_method(method).table
+    if table is not None:
+        save_file({key: torch.ones(()) for key in weights}, tmp_path / "table.safetensors")
+        parameters = {table: tmp_path / "table.safetensors"}
+    assert amm.plan(*models, method=method, parameters=parameters).ok
     assert amm.inspect(*models).layers
-    amm.merge(*models, output=tmp_path / "merged", method=method)
+    amm.merge(*models, output=tmp_path / "merged", method=method, parameters=parameters)
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     assert {k: (v.shape, v.dtype) for k, v in merged.items()} == {
         k: (v.shape, v.dtype) for k, v in weights.items()
