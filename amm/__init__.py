@@ -15,6 +15,7 @@ from amm._requirements import require
 from amm._version import __version__
 
 if TYPE_CHECKING:
+    from amm.calibration.run import calibrate_activations, calibrate_rpam
     from amm.checking import CheckResult, check
     from amm.checkpoints import open_checkpoint
     from amm.config import MergeConfig, load_config
@@ -35,6 +36,8 @@ _HOME = {
     "MergeResult": "amm.run",
     "Plan": "amm.planning",
     "UnfinishedError": "amm.errors",
+    "calibrate_activations": "amm.calibration.run",
+    "calibrate_rpam": "amm.calibration.run",
     "check": "amm.checking",
     "inspect": "amm.inspection",
     "layer_figures": "amm.diagnostics",
@@ -57,6 +60,8 @@ __all__ = [
     "Plan",
     "UnfinishedError",
     "__version__",
+    "calibrate_activations",
+    "calibrate_rpam",
     "check",
     "inspect",
     "layer_figures",

@@ -1,4 +1,4 @@
-"""The command line: `amm plan`, `amm merge`, `amm check`, `amm inspect`, `amm methods`."""
+"""The command line: `amm plan`, `merge`, `check`, `inspect`, `methods` and `calibrate`."""
 
 from __future__ import annotations
 
@@ -228,6 +228,100 @@ def methods(as_json: Json = False) -> None:
         _print_json({method.name: method.settings.model_json_schema() for method in found})
     else:
         show_methods(found, _console())
+
+
+calibrate = typer.Typer(
+    help="Learn from forward passes over questions what some methods need beside the weights.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(calibrate, name="calibrate")
+
+Questions = Annotated[
+    Path,
+    typer.Option(help="Training questions: Parquet or JSON Lines.", metavar="FILE"),
+]
+Table = Annotated[Path, typer.Option(help="The file to write.", metavar="FILE.safetensors")]
+Device = Annotated[str, typer.Option(metavar="cpu|cuda|cuda:N", help="Where models run.")]
+
+
+@calibrate.command()
+def activations(
+    model: Annotated[str, typer.Argument(help="The base of the merge.", metavar="BASE")],
+    questions: Questions,
+    output: Table,
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(help="Answers that are read after the questions.", metavar="FILE.jsonl"),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Questions, at most.")] = 256,
+    device: Device = "cpu",
+) -> None:
+    """Measure how active each linear layer's inputs are in the base, for method aim."""
+    from amm.calibration.run import calibrate_activations
+
+    with _progress_bar() as progress:
+        calibrate_activations(
+            model,
+            questions,
+            output=output,
+            answers=answers or [],
+            samples=samples,
+            device=device,
+            progress=progress,
+        )
+    print(f"Activations: {printable(output)}")
+
+
+@calibrate.command()
+def rpam(
+    long: Annotated[str, typer.Argument(help="The long-reasoning model.", metavar="LONG")],
+    short: Annotated[str, typer.Argument(help="The short-answering one.", metavar="SHORT")],
+    questions: Questions,
+    long_answers: Annotated[
+        list[Path], typer.Option(help="The long model's scored answers.", metavar="FILE.jsonl")
+    ],
+    short_answers: Annotated[
+        list[Path], typer.Option(help="The short model's.", metavar="FILE.jsonl")
+    ],
+    held_out: Annotated[
+        list[Path],
+        typer.Option(
+            help="Questions that the merge will be judged by: none of them may be calibrated on.",
+            metavar="FILE",
+        ),
+    ],
+    output: Table,
+    granularity: Annotated[
+        str, typer.Option(metavar="tensor|layer|element", help="What has a coefficient.")
+    ] = "tensor",
+    epochs: Annotated[int, typer.Option(help="Passes over the questions, a layer.")] = 100,
+    per_class: Annotated[int, typer.Option(min=1, help="Questions of each label, at most.")] = 64,
+    device: Device = "cpu",
+) -> None:
+    """Find how far each layer of a long model goes towards a short one, for method rpam.
+
+    Answer files are those of `python -m lipo_verl.evaluate`; options with FILE may be repeated.
+    If it is interrupted, the same command goes on after the last finished layer.
+    """
+    from amm.calibration.run import calibrate_rpam
+
+    with _progress_bar() as progress:
+        calibrate_rpam(
+            long,
+            short,
+            questions,
+            long_answers=long_answers,
+            short_answers=short_answers,
+            held_out=held_out,
+            output=output,
+            per_class=per_class,
+            device=device,
+            progress=progress,
+            granularity=granularity,
+            epochs=epochs,
+        )
+    print(f"Coefficients: {printable(output)}")
 
 
 def main() -> None:
