@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from amm.checkpoints.base import Checkpoint
-from amm.checkpoints.files import is_there, read_small
+from amm.checkpoints.files import is_there, read_json, read_small
 from amm.checkpoints.foreign import known_format
 from amm.checkpoints.fsdp import FsdpCheckpoint, find_rank_folder
 from amm.checkpoints.hf import HfCheckpoint, has_weights
@@ -33,7 +33,8 @@ def open_checkpoint(path: str | Path, base: Checkpoint | None = None) -> Checkpo
     Args:
         path: a Hugging Face folder (safetensors or .bin); a PEFT LoRA adapter; `global_step_N`,
             `global_step_N/actor`, or the folder of `model_world_size_W_rank_R.pt` itself, of verl
-            or EasyR1, with or without LoRA; or, where there is no such path, a model of the Hugging
+            or EasyR1, with or without LoRA; the same of verl's Megatron backend, where it exported
+            Hugging Face weights; or, where there is no such path, a model of the Hugging
             Face Hub, `org/name` or `org/name@revision`.
         base: the model that LoRA adapters were trained on, and whose layout of a mixture of experts
             is given to the opened one's.
@@ -60,13 +61,49 @@ def _open(folder: Path, base: Checkpoint | None) -> Checkpoint:
             )
         return open_adapter(folder, base)
     if has_weights(folder):
-        opened = HfCheckpoint(folder)
-        check_not_quantised(opened)
+        opened = _model(folder)
     elif (rank_folder := find_rank_folder(folder)) is not None:
         opened = with_adapter(FsdpCheckpoint(rank_folder), base)
+    elif (exported := _of_megatron(folder)) is not None:
+        opened = _model(exported)
     else:
         raise InputError(_missing_weights(folder))
     return opened if base is None else laid_out(opened, base)
+
+
+def _model(folder: Path) -> HfCheckpoint:
+    if is_adapter(folder / "adapter"):
+        raise InputError(
+            f"{folder} holds a model, and in adapter/ a LoRA adapter to it, as verl's Megatron"
+            f" backend exports them; give {folder / 'adapter'} for the two together, or move that"
+            " away."
+        )
+    opened = HfCheckpoint(folder)
+    check_not_quantised(opened)
+    return opened
+
+
+def _of_megatron(folder: Path) -> Path | None:
+    """The weights that verl's Megatron backend, from 0.9 on, exports beside its shards.
+
+    Raises:
+        InputError: they are those of the base alone, as an adapter was trained.
+    """
+    for actor in (folder, folder / "actor"):
+        exported = actor / "model" / "huggingface"
+        if not has_weights(exported):
+            continue
+        manifest = actor / "ckpt_contents.json"
+        said = read_json(manifest, "verl's list of contents") if is_there(manifest) else {}
+        adapters = isinstance(said.get("contents"), dict) and "peft_adapters" in said["contents"]
+        if adapters and not is_adapter(exported / "adapter"):
+            raise InputError(
+                f"{exported} has the base's weights, and the adapter that was trained is in"
+                f" Megatron's shards in {actor / 'model' / 'dist_ckpt'}; export it with verl's"
+                " model_merger and give the result."
+            )
+        return exported
+    return None
 
 
 def _missing_weights(path: Path) -> str:
@@ -77,7 +114,7 @@ def _missing_weights(path: Path) -> str:
         return f"{path} is a file; give the folder that the weights are in."
     names = sorted(child.name for child in path.iterdir())
     steps = sorted(int(match[1]) for match in map(_STEP.fullmatch, names) if match)
-    nested = ("huggingface", "model/huggingface", "lora_adapter")
+    nested = ("huggingface", "lora_adapter")
     elsewhere = [
         name
         for name in dict.fromkeys((*nested, *(f"actor/{n}" for n in nested), *names))

@@ -1,5 +1,6 @@
 """Folders of other tools are named, with what to run."""
 
+import json
 import re
 
 import pytest
@@ -43,7 +44,30 @@ def test_what_a_folder_is_and_what_to_run_is_said(tmp_path, file, given, said):
         open_checkpoint(tmp_path / given)
 
 
-@pytest.mark.parametrize("place", ["actor/model/huggingface", "model/huggingface", "checkpoint-10"])
+@pytest.mark.parametrize("given", ["", "actor"])
+def test_what_verls_megatron_backend_exports_is_read(tmp_path, given):
+    weights = {"w": torch.arange(2.0)}
+    folder = save_folder(tmp_path / "actor" / "model" / "huggingface", weights)
+    (tmp_path / "actor" / "model" / "dist_ckpt").mkdir()
+    opened = open_checkpoint(tmp_path / given)
+    assert opened.path == folder and torch.equal(opened.read("w"), weights["w"])
+
+
+def test_a_base_beside_which_an_adapter_was_trained_is_not_taken_for_the_expert(tmp_path):
+    folder = save_folder(tmp_path / "actor" / "model" / "huggingface", {"w": torch.ones(2)})
+    manifest = {"contents": {"peft_adapters": {"path": "model/dist_ckpt"}}}
+    (tmp_path / "actor" / "ckpt_contents.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="has the base's weights, and the adapter .*dist_ckpt"):
+        open_checkpoint(tmp_path)
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
+    (folder / "adapter" / "adapter_model.safetensors").touch()
+    for given in (tmp_path, folder):
+        with pytest.raises(InputError, match="in adapter/ a LoRA adapter.*give .*adapter for"):
+            open_checkpoint(given)
+
+
+@pytest.mark.parametrize("place", ["actor/huggingface", "huggingface", "checkpoint-10"])
 def test_weights_further_down_are_pointed_at(tmp_path, place):
     save_folder(tmp_path / place, {"w": torch.ones(2)})
     (tmp_path / "dist_ckpt").mkdir()
