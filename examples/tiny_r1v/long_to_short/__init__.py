@@ -4,7 +4,8 @@
 explains itself at length, merges them by several methods and strengths, and measures tokens
 against accuracy; docs/recipe/long-to-short.md.
 
-- ``sources.py``  the two models, from the quickstart's base
-- ``merges.py``   what is merged, and how strongly
-- ``report.py``   the table and the plot
+- ``sources.py``      the two models, from the quickstart's base
+- ``calibration.py``  what AIM and RPAM learn from training questions
+- ``merges.py``       what is merged, and how strongly
+- ``report.py``       the table and the plot
 """

@@ -23,6 +23,7 @@ from examples.quickstart.stages import EvaluationFailed, evaluate, keep_settings
 from examples.quickstart.tasks import TASKS
 from examples.run_folder import FolderInUse, SettingsDiffer, sole_launch
 from examples.tiny_r1v.long_to_short import report, sources
+from examples.tiny_r1v.long_to_short.calibration import calibrate
 from examples.tiny_r1v.long_to_short.merges import SWEEP
 
 BUDGET = base_model.MAX_RESPONSE + 32
@@ -37,6 +38,8 @@ class Settings:
     """Steps of each supervised fine-tuning."""
     samples: int = 200
     """Questions per task and model."""
+    questions: int = 150
+    """Training questions per task to calibrate on."""
     seed: int = 0
 
 
@@ -49,21 +52,26 @@ def long_to_short(output: Path, settings: Settings) -> str:
     data, models = output / "data", output / "models"
     models.mkdir(exist_ok=True)
     if not (data / TASKS[-1] / "train.parquet").exists():
-        # Fine-tuning draws pictures of its own; only the questions of the evaluation are read.
-        write_splits(data, train=1, val=settings.samples, seed=settings.seed)
+        # Fine-tuning draws pictures of its own.
+        write_splits(data, train=settings.questions, val=settings.samples, seed=settings.seed)
 
     folders = {"base": base_model.FOLDER}
     for name, sentences in sources.SENTENCES.items():
         folders[name] = models / name
         if not folders[name].exists():
             _fine_tune(name, sentences, folders[name], settings)
+    tables = calibrate(output / "calibration", data, folders, BUDGET, settings.seed)
     for merge in SWEEP:
         folders[merge.name] = models / merge.name
         if not folders[merge.name].exists():
-            arguments = merge.arguments()
-            arguments["base"] = folders[arguments["base"]]
-            arguments["experts"] = [folders[name] for name in arguments["experts"]]
-            amm.merge(**arguments, output=folders[merge.name])
+            table = {} if merge.table is None else {merge.table: tables[merge.table]}
+            amm.merge(
+                folders[merge.base],
+                [folders[name] for name in merge.experts],
+                method=merge.method,
+                parameters={**merge.parameters, **table},
+                output=folders[merge.name],
+            )
 
     named = [f"{name}={folder}" for name, folder in folders.items()]
     evaluate(named, data, output, BUDGET, "--seed", settings.seed)

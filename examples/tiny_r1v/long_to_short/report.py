@@ -76,13 +76,14 @@ def plot(answers: Mapping[str, Mapping[str, Scored]], path: Path) -> None:
         for name, all_of_them in ((name, joined(tasks)) for name, tasks in answers.items())
     }
     figure, axes = plt.subplots(figsize=(7, 4.5))
-    for name in ("base", "quick", "long"):
-        axes.plot(*points[name], "ks")
-        axes.annotate(name, points[name], xytext=(5, 5), textcoords="offset points")
+    single = dict(points)
     for method in SCALES:
-        line = [points[name] for name in points if name.rpartition("-")[0] == method]
+        line = [single.pop(name) for name in points if name.rpartition("-")[0] == method]
         if line:
             axes.plot(*zip(*line, strict=True), "o-", label=method.replace("_", " "))
+    for name, point in single.items():
+        axes.plot(*point, "ks" if name in ("base", "quick", "long") else "k^")
+        axes.annotate(name, point, xytext=(5, 5), textcoords="offset points")
     axes.set_xlabel("mean tokens of an answer")
     axes.set_ylabel("accuracy")
     axes.grid(alpha=0.3)

@@ -1,20 +1,24 @@
 """Long-to-short by merging: the two models, the sweep, the table, the one command."""
 
 import json
+from pathlib import Path
 from random import Random
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import amm
+from amm.calibration.questions import read_answers, read_questions
 from amm.methods import get_method
 from examples.quickstart import base_model
+from examples.quickstart.data import write_splits
 from examples.quickstart.tasks import TASKS, make_example, worked_answer
 from examples.tiny_r1v.long_to_short import __main__ as command
-from examples.tiny_r1v.long_to_short import report, sources
-from examples.tiny_r1v.long_to_short.merges import INTERPOLATION, SWEEP, Merge
+from examples.tiny_r1v.long_to_short import calibration, report, sources
+from examples.tiny_r1v.long_to_short.merges import INTERPOLATION, SWEEP, scaled
 from lipo_verl.evaluate.statistics import Scored
 
 
@@ -59,10 +63,14 @@ def test_all_answers_that_a_model_learns_have_its_length(name):
 
 @pytest.mark.parametrize("scale", [0.25, 0.75])
 def test_interpolation_is_the_straight_line_from_quick_to_long(pair, tmp_path, scale):
-    arguments = Merge(INTERPOLATION, scale).arguments()
-    arguments["base"] = pair[arguments["base"]]
-    arguments["experts"] = [pair[name] for name in arguments["experts"]]
-    amm.merge(**arguments, output=tmp_path / "merged")
+    merge = scaled(INTERPOLATION, scale)
+    amm.merge(
+        pair[merge.base],
+        [pair[name] for name in merge.experts],
+        method=merge.method,
+        parameters=merge.parameters,
+        output=tmp_path / "merged",
+    )
     merged, quick, long = (
         weights(tmp_path / "merged"),
         weights(pair["quick"]),
@@ -73,11 +81,66 @@ def test_interpolation_is_the_straight_line_from_quick_to_long(pair, tmp_path, s
 
 
 def test_every_merge_of_the_sweep_is_one_that_amm_takes():
+    known = {"base", "quick", "long"}
     for merge in SWEEP:
-        arguments = merge.arguments()
-        method = get_method(arguments["method"])
-        assert method.settings(**arguments["parameters"]).scale == merge.scale
-    assert len({merge.name for merge in SWEEP}) == len(SWEEP)
+        method = get_method(merge.method)
+        method.settings(**merge.parameters, **({merge.table: "file"} if merge.table else {}))
+        assert merge.table == method.table and {merge.base, *merge.experts} <= known
+        known.add(merge.name)
+    assert len(known) == 3 + len(SWEEP)
+
+
+def test_repair_goes_the_largest_quarter_of_the_way_in_part(pair, tmp_path):
+    """θ = θ_0 + 0.7 · (largest 25 % of |Δ|, per tensor): DLER's repair."""
+    (merge,) = (merge for merge in SWEEP if merge.name == "repair")
+    amm.merge(
+        pair[merge.base],
+        [pair[name] for name in merge.experts],
+        method=merge.method,
+        parameters=merge.parameters,
+        output=tmp_path / "merged",
+    )
+    base, quick, merged = map(weights, (pair["base"], pair["quick"], tmp_path / "merged"))
+    for key, tensor in merged.items():
+        step = quick[key] - base[key]
+        kept = step.abs() >= step.abs().flatten().sort(descending=True).values[len_of(step) - 1]
+        torch.testing.assert_close(tensor, base[key] + 0.7 * step * kept)
+
+
+def len_of(step):
+    return max(1, int(0.25 * step.numel()))
+
+
+def test_answers_are_numbered_as_the_questions_of_all_tasks(tmp_path, monkeypatch):
+    data, folder = tmp_path / "data", tmp_path / "calibration"
+    write_splits(data, train=2, val=1)
+    asked = []
+
+    def answer(models, questions, output, *_):
+        for name in ("quick", "long"):
+            for task in TASKS:
+                rows = pq.read_table(questions / task / "val.parquet").to_pylist()
+                asked.append(len(rows))
+                file = output / "evaluation" / name / f"{task}.jsonl"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(
+                    "".join(
+                        json.dumps({"row": n, "response": task, "tokens": n, "accuracy": 1}) + "\n"
+                        for n in range(len(rows))
+                    )
+                )
+
+    monkeypatch.setattr(calibration, "evaluate", answer)
+    given = {}
+    monkeypatch.setattr(calibration.amm, "calibrate_activations", lambda *a, **k: given.update(k))
+    monkeypatch.setattr(calibration.amm, "calibrate_rpam", lambda *a, **k: given.update(k))
+    calibration.calibrate(folder, data, dict.fromkeys(("quick", "long"), Path("m")), 96, 0)
+    assert asked == [2 * calibration.ANSWERS] * 6
+    questions = read_questions(folder / "questions.parquet")
+    found = read_answers(given["short_answers"], questions)
+    assert {row: len(answers) for row, answers in found.items()} == dict.fromkeys(range(6), 4)
+    assert [found[row][0].response for row in range(6)] == [t for t in TASKS for _ in range(2)]
+    assert given["held_out"] == [data / task / "val.parquet" for task in TASKS]
 
 
 def answers(accuracy, tokens):
@@ -96,13 +159,15 @@ def test_the_table_has_accuracy_tokens_and_the_share_of_longs_tokens():
 
 
 def test_the_plot_is_drawn(tmp_path):
-    names = ("base", "quick", "long", "amm-0.5", "amm-1")
+    names = ("base", "quick", "long", "amm-0.5", "amm-1", "rpam")
     report.plot({name: answers([1, 0], [5, 7]) for name in names}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_another_runs_folder_is_refused(tmp_path):
-    (tmp_path / "settings.json").write_text(json.dumps({"steps": 1, "samples": 1, "seed": 0}))
+    (tmp_path / "settings.json").write_text(
+        json.dumps({"steps": 1, "samples": 1, "questions": 1, "seed": 0})
+    )
     with pytest.raises(command.SettingsDiffer, match="other settings .*Remove that folder"):
         command.long_to_short(tmp_path, command.Settings())
 
@@ -111,11 +176,19 @@ def test_a_run_makes_only_what_is_missing(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(command, "write_splits", lambda folder, **_: made.append("data"))
     monkeypatch.setattr(command, "_fine_tune", lambda name, *_: made.append(name))
-    monkeypatch.setattr(command.amm, "merge", lambda **given: made.append(given["output"].name))
+    tables = {"activations": Path("a"), "coefficients": Path("c")}
+    monkeypatch.setattr(command, "calibrate", lambda *_: made.append("calibration") or tables)
+    monkeypatch.setattr(command.amm, "merge", lambda *_, output, **__: made.append(output.name))
     monkeypatch.setattr(command, "evaluate", lambda *_: made.append("evaluation"))
     monkeypatch.setattr(command.report, "write", lambda *_: "table")
     there = [tmp_path / "models" / name for name in ("quick", SWEEP[0].name)]
     for folder in there:
         folder.mkdir(parents=True)
     assert command.long_to_short(tmp_path, command.Settings()) == "table"
-    assert made == ["data", "long", *(merge.name for merge in SWEEP[1:]), "evaluation"]
+    assert made == [
+        "data",
+        "long",
+        "calibration",
+        *(merge.name for merge in SWEEP[1:]),
+        "evaluation",
+    ]
