@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amm._requirements import require
 from amm._version import __version__
 from amm.text import printable, printable_lines
 
@@ -237,6 +238,16 @@ calibrate = typer.Typer(
 )
 app.add_typer(calibrate, name="calibrate")
 
+
+@calibrate.callback()
+def _needs_more() -> None:
+    """Say what to install, before anything is read."""
+    try:
+        require("calibrate")
+    except ImportError as error:
+        sys.exit(str(error))
+
+
 Questions = Annotated[
     Path,
     typer.Option(help="Training questions: Parquet or JSON Lines.", metavar="FILE"),
@@ -257,7 +268,10 @@ def activations(
     samples: Annotated[int, typer.Option(min=1, help="Questions, at most.")] = 256,
     device: Device = "cpu",
 ) -> None:
-    """Measure how active each linear layer's inputs are in the base, for method aim."""
+    """Measure the base's activations, for method aim.
+
+    How active the inputs of each linear layer are, over the questions.
+    """
     from amm.calibration.run import calibrate_activations
 
     with _progress_bar() as progress:
@@ -299,28 +313,32 @@ def rpam(
     per_class: Annotated[int, typer.Option(min=1, help="Questions of each label, at most.")] = 64,
     device: Device = "cpu",
 ) -> None:
-    """Find how far each layer of a long model goes towards a short one, for method rpam.
+    """Find each layer's coefficients, for method rpam.
 
-    Answer files are those of `python -m lipo_verl.evaluate`; options with FILE may be repeated.
+    How far it goes from the long model towards the short one. Answer files are those of `python -m lipo_verl.evaluate`; options with FILE may be repeated.
     If it is interrupted, the same command goes on after the last finished layer.
     """
     from amm.calibration.run import calibrate_rpam
 
-    with _progress_bar() as progress:
-        calibrate_rpam(
-            long,
-            short,
-            questions,
-            long_answers=long_answers,
-            short_answers=short_answers,
-            held_out=held_out,
-            output=output,
-            per_class=per_class,
-            device=device,
-            progress=progress,
-            granularity=granularity,
-            epochs=epochs,
-        )
+    try:
+        with _progress_bar() as progress:
+            calibrate_rpam(
+                long,
+                short,
+                questions,
+                long_answers=long_answers,
+                short_answers=short_answers,
+                held_out=held_out,
+                output=output,
+                per_class=per_class,
+                device=device,
+                progress=progress,
+                granularity=granularity,
+                epochs=epochs,
+            )
+    except KeyboardInterrupt:
+        print("Interrupted; the same command resumes after the last finished layer.")
+        raise typer.Exit(STOPPED) from None
     print(f"Coefficients: {printable(output)}")
 
 

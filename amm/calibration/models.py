@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amm._requirements import require
 from amm.calibration.questions import Question
 from amm.checkpoints.hf import has_weights
 from amm.checkpoints.hub import local_folder
@@ -23,8 +24,10 @@ def load(path: str | Path, device: str) -> tuple[nn.Module, Any]:
         device: `cpu`, `cuda` or `cuda:N`.
 
     Raises:
+        ImportError: the extra `calibrate` isn't installed.
         InputError: it isn't a whole model, or transformers can't load it.
     """
+    require("calibrate")
     from transformers import (
         AutoConfig,
         AutoModelForCausalLM,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amm._requirements import require
 from amm.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.suffix == ".jsonl":
         yield from _json_lines(path)
         return
+    require("calibrate")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

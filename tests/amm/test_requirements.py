@@ -23,3 +23,13 @@ def test_the_command_says_which_extra_to_install():
 def test_python_says_so_as_well(name):
     done = run(f"import amm; amm.{name}")
     assert done.stderr.splitlines()[-1] == f"ImportError: {MISSING}"
+
+
+def test_a_calibration_says_what_it_needs_beside():
+    code = (
+        "sys.modules['transformers'] = None\nsys.modules.pop('numba'); sys.modules.pop('typer')\n"
+    )
+    code += "sys.argv = ['amm', 'calibrate', 'activations']\nfrom amm.__main__ import main; main()"
+    done = run(code)
+    said = "amm needs transformers: pip install '.[calibrate]' in a clone of lipo_verl.\n"
+    assert (done.returncode, done.stderr) == (1, said)
