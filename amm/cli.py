@@ -315,8 +315,10 @@ def rpam(
 ) -> None:
     """Find each layer's coefficients, for method rpam.
 
-    How far it goes from the long model towards the short one. Answer files are those of `python -m lipo_verl.evaluate`; options with FILE may be repeated.
-    If it is interrupted, the same command goes on after the last finished layer.
+    How far it goes from the long model towards the short one. Answer files are those of
+    `python -m lipo_verl.evaluate`; options with FILE may be repeated.
+
+    If it is interrupted, the same command resumes after the last finished layer.
     """
     from amm.calibration.run import calibrate_rpam
 

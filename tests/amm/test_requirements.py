@@ -26,9 +26,7 @@ def test_python_says_so_as_well(name):
 
 
 def test_a_calibration_says_what_it_needs_beside():
-    code = (
-        "sys.modules['transformers'] = None\nsys.modules.pop('numba'); sys.modules.pop('typer')\n"
-    )
+    code = "sys.modules['transformers'] = None\ndel sys.modules['numba'], sys.modules['typer']\n"
     code += "sys.argv = ['amm', 'calibrate', 'activations']\nfrom amm.__main__ import main; main()"
     done = run(code)
     said = "amm needs transformers: pip install '.[calibrate]' in a clone of lipo_verl.\n"
