@@ -34,6 +34,17 @@ def pair(tmp_path_factory):
     return folders
 
 
+def carry_out(merge, folders, output):
+    experts = [folders[name] for name in merge.experts]
+    amm.merge(
+        folders[merge.base],
+        experts,
+        method=merge.method,
+        parameters=merge.parameters,
+        output=output,
+    )
+
+
 def weights(folder):
     return load_file(folder / "model.safetensors")
 
@@ -64,13 +75,7 @@ def test_all_answers_that_a_model_learns_have_its_length(name):
 @pytest.mark.parametrize("scale", [0.25, 0.75])
 def test_interpolation_is_the_straight_line_from_quick_to_long(pair, tmp_path, scale):
     merge = scaled(INTERPOLATION, scale)
-    amm.merge(
-        pair[merge.base],
-        [pair[name] for name in merge.experts],
-        method=merge.method,
-        parameters=merge.parameters,
-        output=tmp_path / "merged",
-    )
+    carry_out(merge, pair, tmp_path / "merged")
     merged, quick, long = (
         weights(tmp_path / "merged"),
         weights(pair["quick"]),
@@ -93,13 +98,7 @@ def test_every_merge_of_the_sweep_is_one_that_amm_takes():
 def test_repair_goes_the_largest_quarter_of_the_way_in_part(pair, tmp_path):
     """θ = θ_0 + 0.7 · (largest 25 % of |Δ|, per tensor): DLER's repair."""
     (merge,) = (merge for merge in SWEEP if merge.name == "repair")
-    amm.merge(
-        pair[merge.base],
-        [pair[name] for name in merge.experts],
-        method=merge.method,
-        parameters=merge.parameters,
-        output=tmp_path / "merged",
-    )
+    carry_out(merge, pair, tmp_path / "merged")
     base, quick, merged = map(weights, (pair["base"], pair["quick"], tmp_path / "merged"))
     for key, tensor in merged.items():
         step = quick[key] - base[key]
