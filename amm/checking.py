@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import math
 import os
 from collections.abc import Iterator
@@ -14,7 +13,14 @@ import torch
 from torch import Tensor
 
 from amm.checkpoints import Checkpoint, open_checkpoint
-from amm.checkpoints.donor import CONFIG_FILE, dtypes_of, holds, main_dtype, same_but_dtypes
+from amm.checkpoints.donor import (
+    CONFIG_FILE,
+    dtypes_of,
+    holds,
+    main_dtype,
+    same_but_dtypes,
+    same_files,
+)
 from amm.checkpoints.files import is_there, read_json, read_small
 from amm.checkpoints.hf import INDEX_FILE
 from amm.checkpoints.keys import (
@@ -25,11 +31,14 @@ from amm.checkpoints.keys import (
     row_blocks,
     same_tensor,
 )
+from amm.config import MergeConfig
 from amm.engines.job import is_finite
 from amm.engines.pages import MappedPages
 from amm.errors import InputError, shown
 from amm.loads import try_loading
+from amm.models import open_models
 from amm.report import PROVENANCE_FILE
+from amm.settings import validated
 
 SHOWN = 5
 
@@ -161,7 +170,7 @@ def _against_base(
         yield from (Check(name, None, unknown) for name in names)
         return
     try:
-        original = open_checkpoint(path)
+        original = _original(path, config)
     except InputError as error:
         if base is not None:
             raise
@@ -186,6 +195,23 @@ def _against_base(
         if _short(merged.dtype(key)) != (wanted := _wanted(original.dtype(key), saved))
     ]
     yield _result("dtypes", wrong, f"save_dtype {saved}" if saved else "as in the base")
+
+
+def _original(base: str | Path, config: dict[str, Any]) -> Checkpoint:
+    """The base that a merge had; for a union with the parts that experts alone have.
+
+    Raises:
+        InputError: a model isn't a folder here, or can't be read.
+    """
+    if config.get("parts") != "union":
+        return open_checkpoint(base)
+    keys = ("experts", "partial_experts", "parts", "copy_files_from")
+    values = {key: config[key] for key in keys if key in config} | {"base": base, "output": "."}
+    merge = validated(MergeConfig, values, PROVENANCE_FILE)
+    for path in (base, *(path for e in merge.experts for path in (e.path, e.base) if path)):
+        if not os.path.isdir(path):  # what a file says is never looked up online
+            raise InputError(f"{path} isn't a folder here; copy it there, or check elsewhere.")
+    return open_models(merge).base
 
 
 def _dtype_said(config: dict[str, Any], merged: Checkpoint) -> Check:
@@ -248,10 +274,11 @@ def _tied(config: dict[str, Any], merged: Checkpoint) -> Check:
 def _copied(folder: Path, provenance: dict[str, Any]) -> Check:
     name = "other files"
     files = _mapping(provenance.get("copied_files"))
+    owned = _mapping(provenance.get("owned_files"))
     donor = provenance.get("donor")
-    if not files or not isinstance(donor, str):
+    if not files or not all(isinstance(path, str) for path in (donor, *owned.values())):
         return Check(name, None, f"{PROVENANCE_FILE} doesn't say where they are from")
-    if not all(map(_is_inside, (*files, *files.values()))):
+    if not all(map(_is_inside, (*files, *files.values(), *owned))):
         return Check(name, False, f"{PROVENANCE_FILE} names files outside the two folders")
     if not os.path.isdir(donor):
         return Check(name, None, f"the donor {donor} isn't there")
@@ -261,6 +288,11 @@ def _copied(folder: Path, provenance: dict[str, Any]) -> Check:
         f"{copy} isn't {original} of the donor"
         for original, copy in sorted(files.items())
         if not _same(Path(donor, original), folder / copy, but_dtypes=original in changed)
+    ]
+    wrong += [
+        f"{copy} isn't that of {path}"
+        for copy, path in sorted(owned.items())
+        if not _same(Path(path, copy), folder / copy, but_dtypes=False)
     ]
     but = f", but for {dtype} in {CONFIG_FILE}" if dtype else ""
     return _result(name, wrong, f"{len(files)}, byte for byte those of {donor}{but}")
@@ -278,11 +310,9 @@ def _is_inside(name: Any) -> bool:
 
 
 def _same(one: Path, other: Path, *, but_dtypes: bool) -> bool:
-    if not one.is_file() or not other.is_file():
-        return False
-    if but_dtypes:
+    if but_dtypes and one.is_file() and other.is_file():
         return same_but_dtypes(*(read_small(file, CONFIG_FILE) for file in (one, other)))
-    return filecmp.cmp(one, other, shallow=False)
+    return same_files(one, other)
 
 
 def _result(name: str, wrong: list[str], right: str) -> Check:

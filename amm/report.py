@@ -83,6 +83,7 @@ def write_reports(
         "versions": _versions(),
         "donor": None if donor is None else str(donor),
         "copied_files": result.copied_files,
+        "owned_files": result.owned_files,
         "left_out_files": result.left_out,
         "config_dtype": result.config_dtype,
         "rounding_kept": result.rounding_kept,
