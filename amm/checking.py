@@ -31,7 +31,7 @@ from amm.checkpoints.keys import (
     row_blocks,
     same_tensor,
 )
-from amm.config import MergeConfig
+from amm.config import UNION, MergeConfig
 from amm.engines.job import is_finite
 from amm.engines.pages import MappedPages
 from amm.errors import InputError, shown
@@ -179,7 +179,8 @@ def _against_base(
     mine, theirs = set(merged.keys()), set(original.keys())
     wrong = [f"{key} is missing" for key in sorted(theirs - mine)]
     wrong += [f"{key} isn't in the base" for key in sorted(mine - theirs)]
-    yield _result("names", wrong, f"the {len(theirs)} of {path}")
+    union = " and its experts" if config.get("parts") == UNION else ""
+    yield _result("names", wrong, f"the {len(theirs)} of {path}{union}")
     both = sorted(mine & theirs)
     wrong = [
         f"{key} is {merged.shape(key)}, in the base {original.shape(key)}"
@@ -203,7 +204,7 @@ def _original(base: str | Path, config: dict[str, Any]) -> Checkpoint:
     Raises:
         InputError: a model isn't a folder here, or can't be read.
     """
-    if config.get("parts") != "union":
+    if config.get("parts") != UNION:
         return open_checkpoint(base)
     keys = ("experts", "partial_experts", "parts", "copy_files_from")
     values = {key: config[key] for key in keys if key in config} | {"base": base, "output": "."}
@@ -274,11 +275,10 @@ def _tied(config: dict[str, Any], merged: Checkpoint) -> Check:
 def _copied(folder: Path, provenance: dict[str, Any]) -> Check:
     name = "other files"
     files = _mapping(provenance.get("copied_files"))
-    owned = _mapping(provenance.get("owned_files"))
     donor = provenance.get("donor")
-    if not files or not all(isinstance(path, str) for path in (donor, *owned.values())):
+    if not files or not isinstance(donor, str):
         return Check(name, None, f"{PROVENANCE_FILE} doesn't say where they are from")
-    if not all(map(_is_inside, (*files, *files.values(), *owned))):
+    if not all(map(_is_inside, (*files, *files.values()))):
         return Check(name, False, f"{PROVENANCE_FILE} names files outside the two folders")
     if not os.path.isdir(donor):
         return Check(name, None, f"the donor {donor} isn't there")
@@ -288,11 +288,6 @@ def _copied(folder: Path, provenance: dict[str, Any]) -> Check:
         f"{copy} isn't {original} of the donor"
         for original, copy in sorted(files.items())
         if not _same(Path(donor, original), folder / copy, but_dtypes=original in changed)
-    ]
-    wrong += [
-        f"{copy} isn't that of {path}"
-        for copy, path in sorted(owned.items())
-        if not _same(Path(path, copy), folder / copy, but_dtypes=False)
     ]
     but = f", but for {dtype} in {CONFIG_FILE}" if dtype else ""
     return _result(name, wrong, f"{len(files)}, byte for byte those of {donor}{but}")

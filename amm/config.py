@@ -48,6 +48,9 @@ _ALIASES_LIMIT = 10
 BASE = "base"
 """In place of a method: tensors are left as they are in the base."""
 
+UNION = "union"
+"""`parts` of a merge whose output has what any of the models has."""
+
 _LAYERS = re.compile(r"(\d{1,5})(?:-(\d{1,5})?)?")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
 

@@ -9,7 +9,7 @@ from amm.checkpoints import Checkpoint, open_checkpoint
 from amm.checkpoints.keys import Matching, match
 from amm.checkpoints.rebased import RebasedCheckpoint
 from amm.checkpoints.union import unite
-from amm.config import Expert, MergeConfig
+from amm.config import UNION, Expert, MergeConfig
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,13 @@ class Models:
     matching: Matching
 
     @property
-    def owners(self) -> list[Path]:
-        """Folders of the files of the models that have parts of their own, in a union."""
-        models = (self.base, *self.experts)
-        folders = (models[i].files_folder for i in sorted(set(self.matching.owners.values())))
-        return list(dict.fromkeys(folder for folder in folders if folder is not None))
+    def folders(self) -> dict[Path, bool]:
+        """Folders of the models' files → whether one of them has parts of its own, in a union."""
+        owners, folders = set(self.matching.owners.values()), {}
+        for number, folder in enumerate(m.files_folder for m in (self.base, *self.experts)):
+            if folder is not None:
+                folders[folder] = folders.get(folder, False) or number in owners
+        return folders
 
 
 def open_models(config: MergeConfig) -> Models:
@@ -40,17 +42,17 @@ def open_models(config: MergeConfig) -> Models:
     Raises:
         InputError: an input can't be read at all, or see `amm.checkpoints.union.unite`.
     """
-    union = config.parts == "union"
+    union = config.parts == UNION
     base = open_checkpoint(config.base)
     partial = [config.partial_experts or expert.partial for expert in config.experts]
     experts = [
         _open(expert, base, part, union)
         for expert, part in zip(config.experts, partial, strict=True)
     ]
-    found = match(base, experts, partial=partial, union=union)
     if union:
-        base, found = unite(base, experts, found, config.copy_files_from)
-    return Models(base, experts, found)
+        base, found = unite(base, experts, partial, config.copy_files_from)
+        return Models(base, experts, found)
+    return Models(base, experts, match(base, experts, partial=partial))
 
 
 def _open(expert: Expert, base: Checkpoint, partial: bool, union: bool) -> Checkpoint:

@@ -254,7 +254,7 @@ def _report_other_files(found: Plan, named: Path | None, models: Models) -> None
     found.donor, found.copied_files, found.left_out = str(donor), files.copied, files.left_out
     found.warnings += files.warnings(donor)
     try:
-        united = unite_files(donor, models.owners, named=named is not None, own=REPORT_FILES)
+        united = unite_files(donor, models.folders, named=named is not None, own=REPORT_FILES)
         found.warnings += united.warnings
     except InputError as error:
         found.problems.append(str(error))

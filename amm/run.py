@@ -225,7 +225,7 @@ def _run(
     folder.clear(keep=files)
     own = (*REPORT_FILES, *files, INDEX_FILE)
     named = job.config.copy_files_from is not None
-    united = unite_files(donor, job.models.owners, named=named, own=own)
+    united = unite_files(donor, job.models.folders, named=named, own=own)
     other = OtherFiles([], []) if donor is None else other_files(donor)
     sources = {donor: other.copied} | united.owned
     copied = sum((path / name).stat().st_size for path, names in sources.items() for name in names)

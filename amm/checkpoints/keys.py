@@ -13,7 +13,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -143,25 +143,6 @@ class Matching:
         if self.differences:
             raise InputError(_table(self.differences))
         return self
-
-    def renamed(self, names: Mapping[str, str]) -> Matching:
-        """The same for a base under other names, and without those that have none.
-
-        Args:
-            names: the base's key → its name.
-        """
-
-        def each(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {names[key]: value for key, value in values.items() if key in names}
-
-        known = self.layout
-        sets = (known.transposed, known.embeddings, known.vocabulary)
-        return replace(
-            self,
-            layout=Layout(each(known.matrices), *(frozenset(each(dict.fromkeys(s))) for s in sets)),
-            copies={copy: names[first] for copy, first in each(self.copies).items()},
-            names=[each(own) for own in self.names],
-        )
 
 
 def common_name(key: str) -> str:

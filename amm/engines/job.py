@@ -217,7 +217,7 @@ class Job:
 
     def _check_overrides(self) -> None:
         """Refuse those that fit no tensor, each of their patterns by itself, and side files."""
-        keys = self.base.keys()
+        keys = [key for key in self.base.keys() if key not in self.matching.owners]
         layers = [layer_of(key) for key in keys]
         for number, override in enumerate(self.config.overrides):
             for pattern in override.names:
