@@ -119,7 +119,7 @@ def model_card(
         f"{'expert' if len(experts) == 1 else 'experts'} that were trained from it merged in by"
         f" `{method}`, from weights alone (amm {provenance['versions']['amm']}).\n"
     )
-    parts.append("## How to load it\n\nAs the base, from this folder or its name on the Hub:\n")
+    parts.append("## How to load it\n\nFrom this folder, or its name on the Hub:\n")
     parts.append(
         "```python\nfrom transformers import AutoConfig\nimport transformers\n\n"
         'path = "."\nname = AutoConfig.from_pretrained(path).architectures[0]\n'
