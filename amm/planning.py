@@ -81,8 +81,8 @@ class KindPlan:
         shape: shape of the first; those of vision towers may vary.
         entries: of all together.
         rho: ρ = K · out / in, of linear layers.
-        rule: the method that merges them, `base` (left as it is), or `unchanged` (no expert moved
-            them, or their dtype can't be merged).
+        rule: the method that merges them, `base` (left as it is), `unchanged` (no expert moved
+            them, or their dtype can't be merged), or `copied from expert N`, which alone has them.
         seconds: estimated computing time.
     """
 

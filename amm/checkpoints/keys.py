@@ -258,17 +258,6 @@ def match(
     )
 
 
-def align(
-    base: Checkpoint, experts: Sequence[Checkpoint], *, partial: bool | Sequence[bool] = False
-) -> list[dict[str, str | None]]:
-    """The names of a complete `match`.
-
-    Raises:
-        InputError: see `Matching.check` and `match`.
-    """
-    return match(base, experts, partial=partial).check().names
-
-
 class _Base:
     """A base, and what is known of its tensors."""
 

@@ -35,6 +35,8 @@ _CLASS = ("architectures", "auto_map", "model_type")
 _HARMLESS = ("dtype", "torch_dtype", "transformers_version", "use_cache")
 """Keys of config.json in which models of one language model may differ; so are those with `_`."""
 
+_SHOWN = 20
+
 
 def unite(
     base: Checkpoint, experts: Sequence[Checkpoint], partial: Sequence[bool], donor: Path | None
@@ -115,8 +117,8 @@ def _shared_names(
 ) -> dict[str, str]:
     """The base's key of what it shares → the name in the output; buffers may have none there."""
     shared = [key for key in models[0].keys() if key not in lone]
-    named = (n for n, model in enumerate(models) if donor and _same(model.files_folder, donor))
-    donors = [number for number in named][:1] or owners
+    named = [n for n, model in enumerate(models) if donor and _same(model.files_folder, donor)]
+    donors = named[:1] or owners
     if 0 in donors:
         return {key: key for key in shared}
     called = [
@@ -129,9 +131,8 @@ def _shared_names(
         if key is not None:
             raise InputError(
                 f"{models[donors[0]].path} has {first[key]} where {models[number].path} has"
-                f" {other[key]}, and the base has no part of its own, so that its names count: set"
-                " copy_files_from to the model whose names the output should have, or save all"
-                " with one version of the library."
+                f" {other[key]}; set copy_files_from to the model whose names the output should"
+                " have, or save both with one version of the library."
             )
     names: dict[str, str] = {}
     for key in sorted(shared, key=lambda key: key not in found.copies):
@@ -214,11 +215,14 @@ def _united_config(folders: Sequence[Path], named: bool) -> bytes | None:
                 " with a config.json of your own for such a class."
             )
         theirs = {key: value for key, value in config.items() if key not in _CLASS}
-        conflicts += [f"  {line}, in {file}" for line in _add(united, theirs)]
+        try:
+            conflicts += [f"  {line}, in {file}" for line in _add(united, theirs)]
+        except RecursionError:
+            raise InputError(f"{file} is nested too deeply; write it anew.") from None
     if conflicts:
         raise InputError(
             "the models' config.json disagree on what can have one value only:\n"
-            + "\n".join(conflicts)
+            + "\n".join(conflicts[:_SHOWN])
             + "\nGive models of one language model, or set copy_files_from to a folder with a"
             " config.json of your own, which is taken as it is."
         )
