@@ -180,7 +180,13 @@ def unite_files(
     if donor is None or not others:
         return UnitedFiles()
     as_it_is = named and not any(_same(folder, donor) for folder in folders)
-    united = UnitedFiles(None if as_it_is else _united_config((donor, *others), named))
+    try:
+        united = UnitedFiles(None if as_it_is else _united_config((donor, *others), named))
+    except RecursionError:
+        raise InputError(
+            f"the config.json of {donor} or {listed([*map(str, others)])} is nested too deeply;"
+            " copy it again."
+        ) from None
     given = dict.fromkeys(other_files(donor).copied, donor)
     for folder in others:
         files = [n for n in other_files(folder).copied if n not in (CONFIG_FILE, *own)]
@@ -215,10 +221,7 @@ def _united_config(folders: Sequence[Path], named: bool) -> bytes | None:
                 " with a config.json of your own for such a class."
             )
         theirs = {key: value for key, value in config.items() if key not in _CLASS}
-        try:
-            conflicts += [f"  {line}, in {file}" for line in _add(united, theirs)]
-        except RecursionError:
-            raise InputError(f"{file} is nested too deeply; write it anew.") from None
+        conflicts += [f"  {line}, in {file}" for line in _add(united, theirs)]
     if conflicts:
         raise InputError(
             "the models' config.json disagree on what can have one value only:\n"

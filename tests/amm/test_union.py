@@ -329,6 +329,28 @@ def test_files_that_an_owner_alone_has_are_copied_and_the_others_are_the_donors(
         assert sentence in said
 
 
+def test_other_vocabularies_are_warned_of(models):
+    for number, folder in enumerate(models):
+        words = {"model": {"vocab": {"a": number // 2, "b": 1 - number // 2}, "merges": []}}
+        (folder / "tokenizer.json").write_text(json.dumps(words))
+    found = amm.plan(models[0], models[1:], parts="union", copy_files_from=models[1], method="mean")
+    (warning,) = (each for each in found.warnings if "tokenizer.json maps words" in each)
+    assert warning.startswith(str(models[2])) and found.ok
+
+
+@pytest.mark.parametrize("depth", [600, 900, 940, 960, 980])
+def test_a_configuration_of_many_levels_is_no_traceback(models, tmp_path, depth):
+    deep = '{"k":' * depth + "1" + "}" * depth
+    for folder in models[1:]:
+        said = json.dumps(config_of(folder))
+        (folder / "config.json").write_text(f'{said[:-1]}, "deep": {deep}}}')
+    try:
+        unite(models, tmp_path / "out")
+        assert config_of(tmp_path / "out")["deep"] == json.loads(deep)
+    except amm.InputError as error:
+        assert "nested too deeply" in str(error) or "isn't a model's configuration" in str(error)
+
+
 def test_plan_report_and_check_say_what_is_copied(models, tmp_path, monkeypatch):
     monkeypatch.setattr("amm.checking.try_loading", lambda library, folder: (None, "left out"))
     audio = {k: v for k, v in load_folder(models[2]).items() if "input_max" not in k}
