@@ -224,8 +224,8 @@ def _examine(
     """Report what the inputs' files and weights say of themselves."""
     base, experts, matching = models.base, models.experts, models.matching
     found.warnings += matching.notes
-    whole = [e for e, carried in zip(experts, matching.carried, strict=True) if not carried]
-    whole = [] if matching.owners else whole
+    parted = [bool(carried or matching.owners) for carried in matching.carried]
+    whole = [expert for expert, part in zip(experts, parted, strict=True) if not part]
     _compare_files(found, base, experts, whole)
     _report_other_bases(found, config.base, base, experts)
     _report_other_files(found, config.copy_files_from, models)
