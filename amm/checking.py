@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import math
 import os
 from collections.abc import Iterator
@@ -14,7 +13,14 @@ import torch
 from torch import Tensor
 
 from amm.checkpoints import Checkpoint, open_checkpoint
-from amm.checkpoints.donor import CONFIG_FILE, dtypes_of, holds, main_dtype, same_but_dtypes
+from amm.checkpoints.donor import (
+    CONFIG_FILE,
+    dtypes_of,
+    holds,
+    main_dtype,
+    same_but_dtypes,
+    same_files,
+)
 from amm.checkpoints.files import is_there, read_json, read_small
 from amm.checkpoints.hf import INDEX_FILE
 from amm.checkpoints.keys import (
@@ -25,11 +31,14 @@ from amm.checkpoints.keys import (
     row_blocks,
     same_tensor,
 )
+from amm.config import UNION, MergeConfig
 from amm.engines.job import is_finite
 from amm.engines.pages import MappedPages
 from amm.errors import InputError, shown
 from amm.loads import try_loading
+from amm.models import open_models
 from amm.report import PROVENANCE_FILE
+from amm.settings import validated
 
 SHOWN = 5
 
@@ -161,7 +170,7 @@ def _against_base(
         yield from (Check(name, None, unknown) for name in names)
         return
     try:
-        original = open_checkpoint(path)
+        original = _original(path, config)
     except InputError as error:
         if base is not None:
             raise
@@ -170,7 +179,8 @@ def _against_base(
     mine, theirs = set(merged.keys()), set(original.keys())
     wrong = [f"{key} is missing" for key in sorted(theirs - mine)]
     wrong += [f"{key} isn't in the base" for key in sorted(mine - theirs)]
-    yield _result("names", wrong, f"the {len(theirs)} of {path}")
+    union = " and its experts" if config.get("parts") == UNION else ""
+    yield _result("names", wrong, f"the {len(theirs)} of {path}{union}")
     both = sorted(mine & theirs)
     wrong = [
         f"{key} is {merged.shape(key)}, in the base {original.shape(key)}"
@@ -186,6 +196,23 @@ def _against_base(
         if _short(merged.dtype(key)) != (wanted := _wanted(original.dtype(key), saved))
     ]
     yield _result("dtypes", wrong, f"save_dtype {saved}" if saved else "as in the base")
+
+
+def _original(base: str | Path, config: dict[str, Any]) -> Checkpoint:
+    """The base that a merge had; for a union with the parts that experts alone have.
+
+    Raises:
+        InputError: a model isn't a folder here, or can't be read.
+    """
+    if config.get("parts") != UNION:
+        return open_checkpoint(base)
+    keys = ("experts", "partial_experts", "parts", "copy_files_from")
+    values = {key: config[key] for key in keys if key in config} | {"base": base, "output": "."}
+    merge = validated(MergeConfig, values, PROVENANCE_FILE)
+    for path in (base, *(path for e in merge.experts for path in (e.path, e.base) if path)):
+        if not os.path.isdir(path):  # what a file says is never looked up online
+            raise InputError(f"{path} isn't a folder here; copy it there, or check elsewhere.")
+    return open_models(merge).base
 
 
 def _dtype_said(config: dict[str, Any], merged: Checkpoint) -> Check:
@@ -278,11 +305,9 @@ def _is_inside(name: Any) -> bool:
 
 
 def _same(one: Path, other: Path, *, but_dtypes: bool) -> bool:
-    if not one.is_file() or not other.is_file():
-        return False
-    if but_dtypes:
+    if but_dtypes and one.is_file() and other.is_file():
         return same_but_dtypes(*(read_small(file, CONFIG_FILE) for file in (one, other)))
-    return filecmp.cmp(one, other, shallow=False)
+    return same_files(one, other)
 
 
 def _result(name: str, wrong: list[str], right: str) -> Check:

@@ -48,6 +48,9 @@ _ALIASES_LIMIT = 10
 BASE = "base"
 """In place of a method: tensors are left as they are in the base."""
 
+UNION = "union"
+"""`parts` of a merge whose output has what any of the models has."""
+
 _LAYERS = re.compile(r"(\d{1,5})(?:-(\d{1,5})?)?")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
 
@@ -180,6 +183,8 @@ class MergeConfig(Settings):
         base: folder of the model that the experts were trained from, or its id on the Hub.
         experts: paths, or what `Expert` has.
         partial_experts: every expert may cover a part of the base.
+        parts: the output has the `base`'s, or the `union` of all models': what one of them alone
+            has, such as an encoder, is copied from it.
         output: the folder to write; it must not exist, or be empty.
         method: name of the merge method.
         parameters: settings of the method.
@@ -200,6 +205,7 @@ class MergeConfig(Settings):
     base: Source
     experts: tuple[Expert, ...] = Field(min_length=1)
     partial_experts: bool = False
+    parts: Literal["base", "union"] = "base"
     output: Folder
     method: str = "amm"
     parameters: dict[str, Any] = Field(default_factory=dict)

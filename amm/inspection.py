@@ -129,7 +129,7 @@ def inspect_config(
     """Measure the experts of a validated merge; see `inspect`."""
     models = open_models(config)
     origin, opened, names = models.base, models.experts, models.matching.check().names
-    count = sum(origin.dtype(key) in MERGEABLE for key in origin.keys())
+    count = sum(origin.dtype(key) in MERGEABLE for key in names[0])
     surveyed: list[Surveyed] = []
     ranks: dict[str, list[Rank | None]] = {}
     for tensor in survey(origin, opened, names, deep=True):

@@ -29,17 +29,18 @@ from amm.checkpoints.fsdp import FsdpCheckpoint
 from amm.checkpoints.hub import may_be_the_same
 from amm.checkpoints.keys import (
     Difference,
-    Matching,
     advice,
     layout_of,
     same_tensor,
 )
+from amm.checkpoints.union import unite_files
 from amm.config import MergeConfig
 from amm.engines.job import Job
 from amm.errors import InputError
 from amm.methods import Method
 from amm.methods.registry import Place, TensorBlocks
 from amm.models import Models, open_models
+from amm.report import REPORT_FILES
 from amm.settings import Settings, validated
 from amm.survey import Surveyed, group_of, kind_of, survey, total
 
@@ -81,8 +82,8 @@ class KindPlan:
         shape: shape of the first; those of vision towers may vary.
         entries: of all together.
         rho: ρ = K · out / in, of linear layers.
-        rule: the method that merges them, `base` (left as it is), or `unchanged` (no expert moved
-            them, or their dtype can't be merged).
+        rule: the method that merges them, `base` (left as it is), `unchanged` (no expert moved
+            them, or their dtype can't be merged), or `copied from expert N`, which alone has them.
         seconds: estimated computing time.
     """
 
@@ -149,11 +150,13 @@ def plan(
     *,
     output: str | Path = "merged",
     partial_experts: bool = False,
+    parts: str = "base",
     method: str = "amm",
     parameters: Mapping[str, Any] | None = None,
     overrides: Sequence[Mapping[str, Any]] = (),
     save_dtype: str | None = None,
     device: str = "cpu",
+    copy_files_from: str | Path | None = None,
     deep: bool = False,
 ) -> Plan:
     """Look at a merge before it is run; writes nothing.
@@ -163,11 +166,13 @@ def plan(
         experts: the experts.
         output: where the merged model would go.
         partial_experts: experts may lack tensors.
+        parts: `base`, or `union`.
         method: merge method.
         parameters: settings of the method.
         overrides: what is done otherwise with some tensors.
         save_dtype: dtype of the merged weights.
         device: where the method would run.
+        copy_files_from: donor of the other files.
         deep: read all weights, not a sample of each tensor.
 
     Raises:
@@ -178,11 +183,13 @@ def plan(
         "experts": experts,
         "output": output,
         "partial_experts": partial_experts,
+        "parts": parts,
         "method": method,
         "parameters": dict(parameters or {}),
         "overrides": overrides,
         "save_dtype": save_dtype,
         "device": device,
+        "copy_files_from": copy_files_from,
     }
     return plan_config(validated(MergeConfig, values, "plan"), deep=deep)
 
@@ -196,7 +203,7 @@ def plan_config(config: MergeConfig, *, deep: bool = False) -> Plan:
     found.differences = matching.differences
     _report_differences(found)
     surveyed = list(survey(base, experts, matching.names, deep=deep))
-    _examine(found, config, base, experts, matching, surveyed)
+    _examine(found, config, models, surveyed)
     if not found.differences:
         _plan_work(found, surveyed, config, models)
     return found
@@ -208,24 +215,21 @@ def doubts(job: Job) -> list[str]:
     for tensor in survey(job.base, job.experts, job.matching.names, deep=False):
         surveyed.append(tensor)
         job.drop_pages()
-    _examine(found, job.config, job.base, job.experts, job.matching, surveyed)
+    _examine(found, job.config, job.models, surveyed)
     return [*found.problems, *found.warnings]
 
 
 def _examine(
-    found: Plan,
-    config: MergeConfig,
-    base: Checkpoint,
-    experts: Sequence[Checkpoint],
-    matching: Matching,
-    surveyed: Sequence[Surveyed],
+    found: Plan, config: MergeConfig, models: Models, surveyed: Sequence[Surveyed]
 ) -> None:
     """Report what the inputs' files and weights say of themselves."""
+    base, experts, matching = models.base, models.experts, models.matching
     found.warnings += matching.notes
-    whole = [e for e, carried in zip(experts, matching.carried, strict=True) if not carried]
+    parted = [bool(carried or matching.owners) for carried in matching.carried]
+    whole = [expert for expert, part in zip(experts, parted, strict=True) if not part]
     _compare_files(found, base, experts, whole)
     _report_other_bases(found, config.base, base, experts)
-    _report_other_files(found, donor_folder(config.copy_files_from, base))
+    _report_other_files(found, config.copy_files_from, models)
     _report_weights(found, surveyed, base, experts)
 
 
@@ -243,12 +247,18 @@ def _report_other_bases(
             )
 
 
-def _report_other_files(found: Plan, donor: Path | None) -> None:
+def _report_other_files(found: Plan, named: Path | None, models: Models) -> None:
+    donor = donor_folder(named, models.base)
     if donor is None:
         return
     files = other_files(donor)
     found.donor, found.copied_files, found.left_out = str(donor), files.copied, files.left_out
     found.warnings += files.warnings(donor)
+    try:
+        united = unite_files(donor, models.folders, named=named is not None, own=REPORT_FILES)
+        found.warnings += united.warnings
+    except InputError as error:
+        found.problems.append(str(error))
 
 
 def _input(checkpoint: Checkpoint, deep: bool) -> dict[str, str]:

@@ -88,6 +88,7 @@ def write_reports(
         "versions": _versions(),
         "donor": None if donor is None else str(donor),
         "copied_files": result.copied_files,
+        "owned_files": result.owned_files,
         "left_out_files": result.left_out,
         "config_dtype": result.config_dtype,
         "rounding_kept": result.rounding_kept,
@@ -123,7 +124,7 @@ def model_card(
         f"{'expert' if len(experts) == 1 else 'experts'} that were trained from it merged in by"
         f" `{method}`, from weights alone (amm {provenance['versions']['amm']}).\n"
     )
-    parts.append("## How to load it\n\nAs the base, from this folder or its name on the Hub:\n")
+    parts.append("## How to load it\n\nFrom this folder, or its name on the Hub:\n")
     parts.append(
         "```python\nfrom transformers import AutoConfig\nimport transformers\n\n"
         'path = "."\nname = AutoConfig.from_pretrained(path).architectures[0]\n'

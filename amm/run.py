@@ -33,6 +33,7 @@ from amm.checkpoints.donor import (
     with_dtype,
 )
 from amm.checkpoints.hf import INDEX_FILE
+from amm.checkpoints.union import unite_files
 from amm.checkpoints.writer import OutputFolder, SafetensorsWriter
 from amm.config import MergeConfig, size_text
 from amm.diagnostics import NORM_RATIO_WARNING
@@ -75,6 +76,7 @@ class MergeResult:
         tensors: one report for each tensor, in the order of the output.
         warnings: sentences, as logged.
         copied_files: files taken over from the donor → their names in the output.
+        owned_files: files taken over from other models, in a union → the folders they are from.
         left_out: the donor's other files, the weights of a base apart.
         config_dtype: what config.json was made to say, where the donor's said otherwise.
         resumed: tensors that an earlier run had merged.
@@ -84,6 +86,7 @@ class MergeResult:
     tensors: list[TensorReport] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     copied_files: dict[str, str] = field(default_factory=dict)
+    owned_files: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     config_dtype: str | None = None
     resumed: int = 0
@@ -111,6 +114,7 @@ def merge(
     *,
     output: str | Path,
     partial_experts: bool = False,
+    parts: str = "base",
     method: str = "amm",
     parameters: Mapping[str, Any] | None = None,
     overrides: Sequence[Mapping[str, Any]] = (),
@@ -135,6 +139,7 @@ def merge(
         experts: the experts: paths, or mappings with `path`, `weight`, `base` and `partial`.
         output: folder to write.
         partial_experts: experts may lack tensors, which are carried over from the base.
+        parts: `base`, or `union`: the output has the parts of all models.
         method: merge method.
         parameters: settings of the method.
         overrides: what is done otherwise with some tensors.
@@ -160,6 +165,7 @@ def merge(
         "experts": experts,
         "output": output,
         "partial_experts": partial_experts,
+        "parts": parts,
         "method": method,
         "parameters": dict(parameters or {}),
         "overrides": overrides,
@@ -217,12 +223,22 @@ def _run(
         writers.append(sides)
     files = [file for writer in writers for file in writer.files]
     folder.clear(keep=files)
+    own = (*REPORT_FILES, *files, INDEX_FILE)
+    named = job.config.copy_files_from is not None
+    united = unite_files(donor, job.models.folders, named=named, own=own)
     other = OtherFiles([], []) if donor is None else other_files(donor)
-    copied = sum((donor / name).stat().st_size for name in other.copied)
+    sources = {donor: other.copied} | united.owned
+    copied = sum((path / name).stat().st_size for path, names in sources.items() for name in names)
     _check_disk(folder, sum(writer.size for writer in writers) + copied)
     if donor is not None:
-        result.copied_files = folder.copy_files(donor, own=(*REPORT_FILES, *files, INDEX_FILE))
+        replaced = [] if united.config is None else [CONFIG_FILE]
+        names = [name for name in other.copied if name not in replaced]
+        result.copied_files = folder.copy_files(donor, own, names)
         result.left_out = other.left_out
+        for path, names in united.owned.items():
+            result.owned_files |= dict.fromkeys(folder.copy_files(path, own, names), str(path))
+        if united.config is not None:
+            folder.write_bytes(CONFIG_FILE, united.config)
         result.config_dtype = _write_dtype(folder, job)
     result.warnings = doubts(job)
     _log(result.warnings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -72,3 +73,39 @@ class Checkpoint(Protocol):
     def describe(self) -> str:
         """One line that says in words what was found."""
         ...
+
+
+class GatheredCheckpoint:
+    """Tensors of a checkpoint under other names, and some of others; see `Checkpoint`.
+
+    Args:
+        main: what it stands for; its files are taken for all.
+        sources: name → the checkpoint that has the tensor, and its key there.
+    """
+
+    def __init__(self, main: Checkpoint, sources: Mapping[str, tuple[Checkpoint, str]]) -> None:
+        self.path = main.path
+        self.files_folder = main.files_folder
+        self._main = main
+        self._sources = sources
+
+    def keys(self) -> list[str]:
+        return sorted(self._sources)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        checkpoint, name = self._sources[key]
+        return checkpoint.shape(name)
+
+    def dtype(self, key: str) -> torch.dtype:
+        checkpoint, name = self._sources[key]
+        return checkpoint.dtype(name)
+
+    def read(self, key: str, rows: slice | None = None) -> Tensor:
+        checkpoint, name = self._sources[key]
+        return checkpoint.read(name, rows)
+
+    def files(self) -> list[Path]:
+        return self._main.files()
+
+    def describe(self) -> str:
+        return self._main.describe()

@@ -7,6 +7,7 @@ nothing here runs or opens. Of config.json the dtype alone is changed, to what t
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -133,6 +134,11 @@ def other_files(donor: Path) -> OtherFiles:
             own = any(fnmatchcase(path, p) for p in _OWN_WEIGHTS)
             (files.left_out if out or own else files.copied).append(path)
     return files
+
+
+def same_files(one: Path, other: Path) -> bool:
+    """Whether two ordinary files have the same bytes."""
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 def listed(names: Sequence[str]) -> str:

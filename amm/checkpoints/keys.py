@@ -14,7 +14,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -87,6 +87,8 @@ _WORDS = 8
 _FACTOR = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.|$)")
 _NOT_TEXT = re.compile(r"visi|visual|image|video|audio|speech|wav|quant")
 
+MISSING = "missing"
+SEVERAL = "missing, in several experts"
 _TIED = "the embedding's"
 _OWN = "differs from the embedding"
 _PART = "a part of an adapter"
@@ -99,7 +101,7 @@ class Difference:
     Attributes:
         expert: its folder.
         key: the tensor, by the base's name where the base has it.
-        in_base: its shape or dtype there, `missing`, or a word on a tied head or an adapter.
+        in_base: its shape or dtype there, `missing`, or words on a tied head or an adapter.
         in_expert: the same.
     """
 
@@ -121,6 +123,10 @@ class Matching:
         carried: for each expert, the base's tensors that it lacks, where that is asked for.
         differences: all that doesn't fit.
         notes: sentences on what was passed over, renamed, or taken from the base.
+        plain: for each expert, its key → the same without wrappers' prefixes.
+        extra: for each expert, what the base lacks, where that is no difference: common name → key.
+        owners: tensor that one model alone has, where they are united → that model's number, 0 of
+            the base; such tensors aren't in `names`.
     """
 
     layout: Layout
@@ -129,6 +135,9 @@ class Matching:
     carried: list[list[str]]
     differences: list[Difference]
     notes: list[str]
+    plain: list[dict[str, str]]
+    extra: list[dict[str, str]]
+    owners: dict[str, int] = field(default_factory=dict)
 
     def check(self) -> Matching:
         """The same, if there are no differences.
@@ -231,6 +240,7 @@ def match(
     experts: Sequence[Checkpoint],
     *,
     partial: bool | Sequence[bool] = False,
+    union: bool = False,
     sampled: bool = False,
 ) -> Matching:
     """Match every expert's tensors with the base's.
@@ -245,6 +255,7 @@ def match(
         partial: an expert may lack tensors; the base's stand for them. For all, or for each.
         sampled: matrices of the vocabulary are compared by a sample of their rows, which finds
             those equal that differ in other rows alone: for a look, not for a merge.
+        union: an expert may have more than the base, buffers too: `Matching.extra`.
 
     Raises:
         InputError: two names of one checkpoint are names of one tensor, or the base's config.json
@@ -252,7 +263,7 @@ def match(
     """
     known = _Base(base, sampled)
     parts = [partial] * len(experts) if isinstance(partial, bool) else partial
-    matches = [_Match(known, *pair) for pair in zip(experts, parts, strict=True)]
+    matches = [_Match(known, *pair, union) for pair in zip(experts, parts, strict=True)]
     notes: dict[str, list[str]] = defaultdict(list)
     for found in matches:
         for note in found.notes:
@@ -264,22 +275,9 @@ def match(
         carried=[found.carried for found in matches],
         differences=[difference for found in matches for difference in found.differences],
         notes=[f"{', '.join(paths)}: {note}" for note, paths in notes.items()],
+        plain=[found.plain for found in matches],
+        extra=[found.extra for found in matches],
     )
-
-
-def align(
-    base: Checkpoint,
-    experts: Sequence[Checkpoint],
-    *,
-    partial: bool | Sequence[bool] = False,
-    sampled: bool = False,
-) -> list[dict[str, str | None]]:
-    """The names of a complete `match`.
-
-    Raises:
-        InputError: see `Matching.check` and `match`.
-    """
-    return match(base, experts, partial=partial, sampled=sampled).check().names
 
 
 class _Base:
@@ -325,8 +323,10 @@ class _Base:
 class _Match:
     """One expert's tensors beside the base's; see `Matching`."""
 
-    def __init__(self, base: _Base, expert: Checkpoint, partial: bool) -> None:
+    def __init__(self, base: _Base, expert: Checkpoint, partial: bool, union: bool) -> None:
         self.base, self.expert = base, expert
+        self.plain = {key: _WRAPPER.sub("", key) for key in expert.keys()}
+        self.extra: dict[str, str] = {}
         self.names: dict[str, str | None] = {}
         self.differences: list[Difference] = []
         self.notes: list[str] = []
@@ -340,8 +340,8 @@ class _Match:
             self._words[expert.shape(own[key])].append(own[key])
         for key in base.names.values():
             self._match(key, own, partial=partial and bool(own))
-        for key in theirs.values():
-            self._leave_out(key)
+        for name, key in theirs.items():
+            self._leave_out(name, key, union)
         if self._kept:
             self.notes.append(
                 f"{', '.join(sorted(self._kept))}: buffers that loaders compute anew, or counters,"
@@ -350,7 +350,7 @@ class _Match:
         if self.carried:
             self.notes.append(
                 f"it covers a part of the base; {len(self.carried)} of {len(base.names)} tensors"
-                f" are carried over from the base: {', '.join(_parts(self.carried, own))}."
+                f" are carried over from the base: {', '.join(parts_of(self.carried, own))}."
             )
 
     def _their_names(self) -> dict[str, str]:
@@ -382,8 +382,11 @@ class _Match:
         way, part = best[0]
         if way == "without":
             self._read_without(part)
+            if all(key.startswith(part) for key in self.plain.values()):
+                self.plain = {key: name.removeprefix(part) for key, name in self.plain.items()}
             return by_common_name(self.expert, lambda key: key.removeprefix(part))
         self.notes.append(f"its tensors are taken for those of the base that begin with {part}")
+        self.plain = {key: part + name for key, name in self.plain.items()}
         return by_common_name(self.expert, lambda key: part + key)
 
     def _read_without(self, part: str) -> None:
@@ -393,7 +396,7 @@ class _Match:
         base, expert = self.base.checkpoint, self.expert
         first = self.base.copies.get(key, key)
         stored = [own[twin] for twin in self.base.groups.get(first, [key]) if twin in own]
-        if _is_kept(base, key):
+        if is_kept(base, key):
             self.names[key] = None
             if not stored or not _equal(base, key, expert, stored[0]):
                 self._kept.add(key.rpartition(".")[2])
@@ -403,7 +406,7 @@ class _Match:
             return
         name = own.get(key, stored[0])
         if base.shape(key) != expert.shape(name):
-            self._differs(key, _shape(base, key), _shape(expert, name))
+            self._differs(key, shape_text(base, key), shape_text(expert, name))
         elif base.dtype(key) != expert.dtype(name) and not (
             base.dtype(key) in MERGEABLE and expert.dtype(name) in MERGEABLE
         ):
@@ -425,18 +428,22 @@ class _Match:
             self.names[key] = None
             self.carried.append(key)
         else:
-            self._differs(key, _shape(base, key), "missing")
+            self._differs(key, shape_text(base, key), MISSING)
 
-    def _leave_out(self, key: str) -> None:
+    def _leave_out(self, name: str, key: str, union: bool) -> None:
         """What only the expert has."""
         twins = self._words.get(self.expert.shape(key), [])
-        if _is_kept(self.expert, key):
+        if not union and is_kept(self.expert, key):
             self._kept.add(key.rpartition(".")[2])
-        elif not twins:
-            what = _PART if _FACTOR.search(key) else _shape(self.expert, key)
-            self._differs(key, "missing", what)
-        elif not any(self.base.same_tensor(self.expert, key, twin) for twin in twins):
+        elif any(self.base.same_tensor(self.expert, key, twin) for twin in twins):
+            return
+        elif twins and (not union or name == HEAD):
             self._differs(key, _TIED, _OWN)
+        elif union and not _FACTOR.search(key):
+            self.extra[name] = key
+        else:
+            what = _PART if _FACTOR.search(key) else shape_text(self.expert, key)
+            self._differs(key, MISSING, what)
 
     def _differs(self, key: str, in_base: str, in_expert: str) -> None:
         self.differences.append(Difference(str(self.expert.path), key, in_base, in_expert))
@@ -453,7 +460,7 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
     return said.pop() if len(said) == 1 else None
 
 
-def _is_kept(checkpoint: Checkpoint, key: str) -> bool:
+def is_kept(checkpoint: Checkpoint, key: str) -> bool:
     """Whether a tensor is a buffer that is computed anew, or a counter."""
     shape = checkpoint.shape(key)
     *modules, name = key.split(".")
@@ -463,7 +470,7 @@ def _is_kept(checkpoint: Checkpoint, key: str) -> bool:
     return rotary or mask or counter or name in _RECOMPUTED
 
 
-def _parts(some: Sequence[str], others: Collection[str]) -> Iterator[str]:
+def parts_of(some: Sequence[str], others: Collection[str]) -> Iterator[str]:
     """The shortest beginnings of names that only `some` have, with how many have them."""
     taken = {beginning for name in others for beginning in _beginnings(name)}
     parts = Counter(next(b for b in _beginnings(name) if b not in taken) for name in some)
@@ -477,7 +484,7 @@ def _beginnings(name: str) -> Iterator[str]:
     yield name
 
 
-def _shape(checkpoint: Checkpoint, key: str) -> str:
+def shape_text(checkpoint: Checkpoint, key: str) -> str:
     return "×".join(map(str, checkpoint.shape(key))) or "scalar"
 
 
@@ -499,12 +506,17 @@ def advice(found: Sequence[Difference]) -> str:
             " its own. If the base's equal matrices are meant to be apart, set tie_word_embeddings"
             " in its config.json to false."
         )
-    if all(in_expert == "missing" for _, in_expert in cells):
+    if any(in_base == SEVERAL for in_base, _ in cells):
+        return (
+            "What several experts have and the base lacks has no one owner to be copied from: give"
+            " a base that has it too, so that it is merged, or remove it from all experts but one."
+        )
+    if all(in_expert == MISSING for _, in_expert in cells):
         return (
             "To merge an expert that covers a part of the base, and carry the rest over from the"
             " base, set partial_experts: true; otherwise give complete experts."
         )
-    if all(in_base == "missing" for in_base, _ in cells):
+    if all(in_base == MISSING for in_base, _ in cells):
         return "Give a base that has them too, or remove them from the experts."
     return "Give experts that were trained from this base."
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from amm.checkpoints.archive import TorchFile
-from amm.checkpoints.base import Checkpoint
+from amm.checkpoints.base import Checkpoint, GatheredCheckpoint
 from amm.checkpoints.files import is_there, read_json
 from amm.checkpoints.fsdp import FsdpCheckpoint, find_rank_folder
 from amm.checkpoints.hf import SafetensorsFile
@@ -131,34 +131,6 @@ class _Tensors(Protocol):
     def read(self, key: str, rows: slice | None = None) -> Tensor: ...
 
 
-class _Renamed:
-    """Some of a checkpoint's tensors under other names; see `amm.checkpoints.base.Checkpoint`."""
-
-    def __init__(self, checkpoint: Checkpoint, names: dict[str, str]) -> None:
-        self.path = checkpoint.path
-        self.files_folder = checkpoint.files_folder
-        self._checkpoint = checkpoint
-        self._names = names
-
-    def keys(self) -> list[str]:
-        return sorted(self._names)
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        return self._checkpoint.shape(self._names[key])
-
-    def dtype(self, key: str) -> torch.dtype:
-        return self._checkpoint.dtype(self._names[key])
-
-    def read(self, key: str, rows: slice | None = None) -> Tensor:
-        return self._checkpoint.read(self._names[key], rows)
-
-    def files(self) -> list[Path]:
-        return self._checkpoint.files()
-
-    def describe(self) -> str:
-        return self._checkpoint.describe()
-
-
 class LoraCheckpoint:
     """A base with an adapter merged into it; see `amm.checkpoints.base.Checkpoint`.
 
@@ -202,7 +174,7 @@ class LoraCheckpoint:
     def trained_on(self) -> str | None:
         """The model, `org/name` or a path, that the adapter says it was trained on, `@revision`
         after it if it says one; None if it doesn't say, or where FSDP shards hold that too."""
-        if isinstance(self._base, _Renamed):
+        if isinstance(self._base, GatheredCheckpoint):
             return None
         name, revision = self._config.base_model_name_or_path, self._config.revision
         return f"{name}@{revision}" if name and revision else name or None
@@ -431,7 +403,7 @@ def with_adapter(shards: FsdpCheckpoint, base: Checkpoint | None) -> Checkpoint:
     if not adapter or own_factors:
         return shards
     config_file = _shards_config(shards.path)
-    own = {_plain_name(key): key for key in shards.keys() if not _ADAPTER_KEY.search(key)}
+    own = {_plain_name(k): (shards, k) for k in shards.keys() if not _ADAPTER_KEY.search(k)}
     if not own and base is None:
         raise _no_base(shards.path)
     files = [*shards.files(), config_file]
@@ -441,7 +413,7 @@ def with_adapter(shards: FsdpCheckpoint, base: Checkpoint | None) -> Checkpoint:
         adapter,
         _read_config(config_file),
         files,
-        _Renamed(shards, own) if own else base,
+        GatheredCheckpoint(shards, own) if own else base,
     )
 
 

@@ -126,13 +126,16 @@ class OutputFolder:
             elif child.name not in keep:
                 child.unlink()
 
-    def copy_files(self, donor: Path, own: Collection[str] = ()) -> dict[str, str]:
+    def copy_files(
+        self, donor: Path, own: Collection[str] = (), files: Sequence[str] | None = None
+    ) -> dict[str, str]:
         """Copy what a folder has beside weights, byte for byte; see `amm.checkpoints.donor`.
 
         Args:
             donor: the folder.
             own: names that the merge writes files under itself; the donor's files of these names
                 are kept as `README.base.md` and so on, and as `README.base2.md` where it has that.
+            files: which; by default what `other_files` finds.
 
         Returns:
             The copied files' paths relative to the donor → their paths in the output.
@@ -151,7 +154,7 @@ class OutputFolder:
                 )
         copied = {
             name: _free_name(donor, name) if name in own else name
-            for name in other_files(donor).copied
+            for name in (other_files(donor).copied if files is None else files)
         }
         for name, kept in copied.items():
             source, target = donor / name, self.partial / kept

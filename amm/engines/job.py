@@ -136,6 +136,7 @@ class Job:
         models: its models, where they are open already.
 
     Attributes:
+        models: its models.
         base: the base's checkpoint.
         experts: the experts'.
         matching: where the base's tensors are in the experts.
@@ -154,9 +155,9 @@ class Job:
         self.method = get_method(config.method)
         self.settings = config.method_settings()
         self._settings = [config.override_settings(i) for i in range(len(config.overrides))]
-        models = open_models(config) if models is None else models
-        self.base, self.experts = models.base, models.experts
-        self.matching = models.matching.check()
+        self.models = open_models(config) if models is None else models
+        self.base, self.experts = self.models.base, self.models.experts
+        self.matching = self.models.matching.check()
         rebased = any(expert.base is not None for expert in config.experts)
         self.dtype: torch.dtype = torch.float64 if rebased else getattr(torch, config.compute_dtype)
         self._check_overrides()
@@ -188,6 +189,9 @@ class Job:
         return self.matching.layout.matrices.get(name)
 
     def _rule(self, name: str) -> Rule:
+        owner = self.matching.owners.get(name)
+        if owner is not None:
+            return Rule(f"copied from expert {owner}" if owner else BASE)
         if self.base.dtype(name) not in MERGEABLE or 0 in self.base.shape(name):
             return Rule("unchanged")
         weights = tuple(expert.weight for expert in self.config.experts)
@@ -260,7 +264,7 @@ class Job:
 
     def _check_overrides(self) -> None:
         """Refuse those that fit no tensor, each of their patterns by itself, and side files."""
-        keys = self.base.keys()
+        keys = [key for key in self.base.keys() if key not in self.matching.owners]
         layers = [layer_of(key) for key in keys]
         for number, override in enumerate(self.config.overrides):
             for pattern in override.names:
@@ -325,6 +329,8 @@ class Job:
                 merged, an expert whose tensor isn't the base's.
         """
         base = self._read(self.base, block.name, block.rows)
+        if block.name in self.matching.owners:  # as it is: an encoder's bounds may be infinite
+            return Inputs(base, base, None, False)
         if self.rule(block.name).method is None:
             if base.dtype not in MERGEABLE:
                 self._check_same(block, base)
@@ -545,7 +551,8 @@ class Job:
 
     def _rounded(self, entry: Entry, values: Tensor) -> Tensor:
         rounded = values.to(entry.dtype)
-        if not is_finite(rounded):
+        copied = entry.name in self.matching.owners
+        if not is_finite(rounded) and not (copied and not is_finite(values)):
             raise InputError(_does_not_fit(entry))
         return rounded
 

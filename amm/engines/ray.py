@@ -141,7 +141,8 @@ def _absolute(config: MergeConfig) -> MergeConfig:
         expert.model_copy(update={"path": place(expert.path), "base": place(expert.base)})
         for expert in config.experts
     )
-    return config.model_copy(update={"base": place(config.base), "experts": experts})
+    places = {"base": place(config.base), "copy_files_from": place(config.copy_files_from)}
+    return config.model_copy(update=places | {"experts": experts})
 
 
 def _merge(config: str, names: list[str], threads: int) -> list[list[Merged]]:

@@ -20,8 +20,8 @@ class TensorReport:
 
     Attributes:
         name: its key in the output.
-        rule: the method that merged it, `base` (left as it is by `other_tensors`), or `unchanged`
-            (no expert moved it).
+        rule: the method that merged it, `base` (left as it is by `other_tensors`), `unchanged` (no
+            expert moved it), or `copied from expert N`, which alone has it.
         changed: entries that the merge moved, before rounding.
         kept: how many of them still differ from the base after rounding to the saved dtype.
         layer: figures of a linear layer's weight, or of all in a stack, where some expert moved it.

@@ -8,7 +8,6 @@ from pico_models import run_python
 
 from amm.checkpoints.keys import (
     Difference,
-    align,
     common_name,
     is_tied,
     match,
@@ -34,6 +33,11 @@ class Memory:
 
     def read(self, key, rows=None):
         return self.weights[key] if rows is None else self.weights[key][rows]
+
+
+def align(base, experts, **more):
+    """The names of a complete match."""
+    return match(base, experts, **more).check().names
 
 
 EMBEDDING = torch.arange(8.0).view(4, 2)

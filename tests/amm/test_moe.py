@@ -8,7 +8,7 @@ from pico_models import load_folder, save_folder
 
 import amm
 from amm.checkpoints import open_checkpoint
-from amm.checkpoints.keys import align
+from amm.checkpoints.keys import match
 from amm.checkpoints.moe import laid_out
 from amm.methods import get_method
 
@@ -75,7 +75,8 @@ def test_an_expert_in_any_layout_is_read_in_the_bases(tmp_path, of_base, of_expe
     base = open_checkpoint(save_folder(tmp_path / "base", LAYOUTS[of_base](apart(0))))
     expert = open_checkpoint(save_folder(tmp_path / "expert", LAYOUTS[of_expert](apart(1))))
     assert (laid_out(expert, base) is expert) == (of_base == of_expert)
-    (names,) = align(base, [found := open_checkpoint(tmp_path / "expert", base)])
+    found = open_checkpoint(tmp_path / "expert", base)
+    (names,) = match(base, [found]).check().names
     for key, value in expected.items():
         assert found.shape(names[key]) == value.shape and found.dtype(names[key]) == value.dtype
         assert torch.equal(found.read(names[key]), value), key

@@ -73,6 +73,22 @@ def test_a_cluster_of_which_a_worker_is_killed_gives_the_local_bytes(pico, tmp_p
     assert filecmp.cmpfiles(tmp_path / "ray", tmp_path / "l", FILES, False)[1:] == ([], [])
 
 
+def test_a_union_has_the_local_bytes(pico, tmp_path, cluster, monkeypatch):
+    base, experts = pico
+    for number, expert in enumerate(experts):
+        weights = {k: v for k, v in load_folder(expert).items() if "visual" not in k}
+        weights = {k.replace("model.", "model.language_model.", 1): v for k, v in weights.items()}
+        own = {f"model.audio{number}.weight": torch.randn(300, 20)}
+        experts[number] = save_folder(tmp_path / f"own{number}", weights | own)
+    weights = {key: value for key, value in load_folder(base).items() if "visual" not in key}
+    base = save_folder(tmp_path / "bare", weights)
+    monkeypatch.chdir(tmp_path)
+    settings = {"method": "mean", "parts": "union", "copy_files_from": "own1"}
+    result = amm.merge(base, experts, output=tmp_path / "ray", engine="ray", **settings)
+    assert result.tensors == amm.merge(base, experts, output=tmp_path / "l", **settings).tensors
+    assert filecmp.cmpfiles(tmp_path / "ray", tmp_path / "l", FILES, False)[1:] == ([], [])
+
+
 def test_bad_input_is_the_same_error_as_here(pico, tmp_path, cluster):
     base, experts = pico
     weights = load_folder(experts[1])

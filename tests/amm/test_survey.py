@@ -9,7 +9,7 @@ from pico_models import load_folder, save_folder
 
 from amm import survey as survey_module
 from amm.checkpoints import open_checkpoint
-from amm.checkpoints.keys import align, sampled_rows
+from amm.checkpoints.keys import match, sampled_rows
 from amm.survey import group_of, kind_of, layer_of, products, survey, total
 
 
@@ -79,7 +79,7 @@ def test_a_sample_reads_distinct_rows_within_its_budget(shape, entries):
 
 def test_deep_survey_reads_all_entries_of_what_can_be_merged(pico):
     base, experts = map(open_checkpoint, (pico[0], pico[1][0]))
-    found = list(survey(base, [experts], align(base, [experts]), deep=True))
+    found = list(survey(base, [experts], match(base, [experts]).names, deep=True))
     weights = load_folder(pico[0])
     assert {t.name: t.products.read for t in found} == {k: v.numel() for k, v in weights.items()}
 
@@ -123,7 +123,7 @@ def test_a_row_of_any_length_is_measured_in_pieces(tmp_path, monkeypatch, deep):
     opened = [
         open_checkpoint(save_folder(tmp_path / str(i), weights)) for i, weights in enumerate(models)
     ]
-    (found,) = survey(opened[0], opened[1:], align(opened[0], opened[1:]), deep=deep)
+    (found,) = survey(opened[0], opened[1:], match(opened[0], opened[1:]).names, deep=deep)
     assert max(seen) == 16 and found.products.read == (300 if deep else 40)
     if deep:
         whole = measure(models[0]["a.weight"], [models[1]["a.weight"]])
