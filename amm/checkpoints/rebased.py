@@ -38,8 +38,8 @@ class RebasedCheckpoint:
         expert: Checkpoint,
         own: Checkpoint,
         partial: bool,
-        union: bool = False,
-        sampled: bool = False,
+        union: bool,
+        sampled: bool,
     ) -> None:
         self._base, self._expert, self._own = base, expert, own
         found = match(
