@@ -63,10 +63,8 @@ def unite(
     Raises:
         InputError: see `match`, or the owners' names for what all share differ.
     """
-    models, found = (
-        (base, *experts),
-        match(base, experts, partial=partial, union=True, sampled=sampled),
-    )
+    models = (base, *experts)
+    found = match(base, experts, partial=partial, union=True, sampled=sampled)
     holders: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for number, extra in enumerate(found.extra, 1):
         for name, key in extra.items():
