@@ -81,9 +81,10 @@ def plot(answers: Mapping[str, Mapping[str, Scored]], path: Path) -> None:
         line = [single.pop(name) for name in points if name.rpartition("-")[0] == method]
         if line:
             axes.plot(*zip(*line, strict=True), "o-", label=method.replace("_", " "))
-    for name, point in single.items():
+    for at, (name, point) in enumerate(sorted(single.items(), key=lambda each: each[1])):
         axes.plot(*point, "ks" if name in ("base", "quick", "long") else "k^")
-        axes.annotate(name, point, xytext=(5, 5), textcoords="offset points")
+        below = (0, -12 - 10 * (at % 4))  # neighbours may lie close together
+        axes.annotate(name, point, xytext=below, textcoords="offset points", ha="center")
     axes.set_xlabel("mean tokens of an answer")
     axes.set_ylabel("accuracy")
     axes.grid(alpha=0.3)
