@@ -190,8 +190,8 @@ def inspect(
     Takes a YAML file, or the base and its experts: amm inspect BASE EXPERT EXPERT
 
     For each expert the size of its task vector next to the base's weights, the share of weights
-    that it left as they were (also once rounded to bf16) and its rank; and how alike the experts'
-    task vectors are.
+    that it left as they were (also once rounded to bf16) and its rank; of a YAML file, what it says
+    is done with each part; and how alike the experts' task vectors are.
     """
     from amm.config import MergeConfig
     from amm.errors import InputError
@@ -203,13 +203,13 @@ def inspect(
         _check_picture(png)
     if len(models) > 1:
         values = {"base": models[0], "experts": models[1:], "output": "."}
-        config = validated(MergeConfig, values, "inspect")
+        config, rules = validated(MergeConfig, values, "inspect"), False
     elif Path(models[0]).suffix in (".yaml", ".yml"):
-        config = _load(Path(models[0]), None)
+        config, rules = _load(Path(models[0]), None), True
     else:
         raise InputError(f"name experts too: amm inspect {models[0]} EXPERT, or a YAML file.")
     with _progress_bar() as progress:
-        found = inspect_config(config, progress)
+        found = inspect_config(config, progress, rules=rules)
     if png is not None:
         png.write_bytes(found.picture())
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from amm.checkpoints import Checkpoint
 from amm.checkpoints.keys import MERGEABLE, matrices_of
 from amm.config import MergeConfig
+from amm.engines.job import Job
 from amm.figures import draw_task_vectors, short_paths
 from amm.methods.descent import full_precision
 from amm.models import open_models
@@ -51,6 +52,7 @@ class Figures:
         cosines: cos(τ_i, τ_j), K × K.
         ranks: of linear layers: of each τ_i, averaged over the tensors where it isn't zero; None
             where all are.
+        rules: what a merge does with them, where that was asked for.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Figures:
     unchanged_bf16: list[float]
     cosines: list[list[float]]
     ranks: list[Rank | None] | None
+    rules: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,14 @@ def inspect(
 
 
 def inspect_config(
-    config: MergeConfig, progress: Callable[[str, float], None] | None = None
+    config: MergeConfig,
+    progress: Callable[[str, float], None] | None = None,
+    *,
+    rules: bool = False,
 ) -> Inspection:
-    """Measure the experts of a validated merge; see `inspect`."""
+    """Measure the experts of a validated merge, and say what it does with each; see `inspect`."""
     models = open_models(config)
+    job = Job(config, models) if rules else None
     origin, opened, names = models.base, models.experts, models.matching.check().names
     count = sum(origin.dtype(key) in MERGEABLE for key in names[0])
     surveyed: list[Surveyed] = []
@@ -147,14 +154,17 @@ def inspect_config(
     for tensor in surveyed:
         kinds[kind_of(tensor.name)].append(tensor)
     linear = [tensor.products for tensor in surveyed if tensor.linear]
+
+    def figures(name: str, tensors: Sequence[Surveyed]) -> Figures:
+        found = _figures(name, [t.products for t in tensors], [ranks.get(t.name) for t in tensors])
+        names = [job.rule(tensor.name).name for tensor in tensors] if job is not None else []
+        return replace(found, rules=list(dict.fromkeys(names)))
+
     return Inspection(
         experts=short_paths([str(expert.path) for expert in config.experts]),
         whole=_figures("all", [tensor.products for tensor in surveyed], None),
-        kinds=[
-            _figures(kind, [t.products for t in tensors], [ranks.get(t.name) for t in tensors])
-            for kind, tensors in kinds.items()
-        ],
-        layers=[_figures(t.name, [t.products], [ranks.get(t.name)]) for t in surveyed],
+        kinds=[figures(kind, tensors) for kind, tensors in kinds.items()],
+        layers=[figures(tensor.name, [tensor]) for tensor in surveyed],
         linear_cosines=total(linear).cosines.tolist() if linear else [],
     )
 

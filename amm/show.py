@@ -75,9 +75,12 @@ def show_inspection(found: Inspection, console: Console, *, layers: bool) -> Non
     if not layers:
         rows = [kind for kind in found.kinds if kind.ranks or group_of(kind.name) in WIDE]
     names = [row.name for row in rows] if layers else short_kinds([row.name for row in rows])
-    table = _table("tensor", *(f">{title}" for title in ("‖τ‖/‖W₀‖", "same", "same bf16", "rank")))
+    titles = [f">{title}" for title in ("‖τ‖/‖W₀‖", "same", "same bf16", "rank")]
+    ruled = any(row.rules for row in rows)
+    table = _table("tensor", *titles, *(["merged by"] if ruled else []))
     for title, figures in [("all", found.whole), *zip(names, rows, strict=True)]:
-        table.add_row(printable(title), *_columns(figures))
+        rules = [", ".join(map(printable, figures.rules))] if ruled else []
+        table.add_row(printable(title), *_columns(figures), *rules)
     experts = ", ".join(f"{i + 1} {name}" for i, name in enumerate(found.experts))
     _print(console, f"Task vectors; a line for each expert: {experts}", table)
     if not layers:

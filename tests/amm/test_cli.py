@@ -233,7 +233,8 @@ def test_inspect_takes_a_file_or_folders_and_draws(amm, config, tmp_path, pico):
     assert code == 0 and "mlp.down_proj" in output and "layernorm" not in output
     assert (tmp_path / "heat.png").read_bytes().startswith(b"\x89PNG")
     base, experts = pico
-    assert amm("inspect", str(base), *map(str, experts))[1] == output
+    plain = amm("inspect", *map(str, (base, *experts)))[1]
+    assert "merged by" in output and "merged by" not in plain
     assert "layernorm" in amm("inspect", "merge.yaml", "--layers")[1]
     assert json.loads(amm("inspect", "merge.yaml", "--json")[1])["whole"]["count"] == len(SHAPES)
 
@@ -245,6 +246,18 @@ def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_read(amm
         assert code == 2 and f"{png} can't be written" in errors
     assert amm("inspect", "no_base", "no_expert", "--png", "heat.png")[0] == 2
     assert not (tmp_path / "heat.png").exists()
+
+
+def test_inspect_of_a_file_says_what_is_done_with_each_part(amm, config, tmp_path):
+    overrides = [{"names": "*q_proj*", "method": "ties"}, {"names": "*embed*", "method": "base"}]
+    content = config | {"method": "mean", "parameters": {}, "overrides": overrides}
+    write(tmp_path / "merge.yaml", **content)
+    rules = {
+        row["name"]: row["rules"]
+        for row in json.loads(amm("inspect", "merge.yaml", "--json")[1])["layers"]
+    }
+    for name, found in rules.items():
+        assert found == ["ties" if "q_proj" in name else "base" if "embed" in name else "mean"]
 
 
 def test_inspect_needs_an_expert(amm, pico):
