@@ -36,6 +36,13 @@ def test_follows_the_definition_whatever_the_unit_of_the_activations(seed, omega
     close(amm.merge_tensors("aim", step, table=unit * activity, omega=omega), expected)
 
 
+@given(seeds, st.sampled_from([2.0**-20, 1e-5, 3.0, 1e6]))
+def test_a_merge_that_went_further_is_held_back_in_proportion(seed, factor):
+    step, activity = draw((1, 4, 7), seed), draw((7,), seed + 1).abs()
+    whole = amm.merge_tensors("aim", step, table=activity)
+    close(amm.merge_tensors("aim", factor * step, table=activity), factor * whole)
+
+
 def test_omega_one_and_inputs_that_are_never_active_leave_the_merge():
     step = draw((1, 4, 7), 0)
     assert torch.equal(amm.merge_tensors("aim", step, table=torch.rand(7), omega=1), step[0])
