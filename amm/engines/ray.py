@@ -13,18 +13,19 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from amm.config import MergeConfig
+from amm.config import BASE, MergeConfig
 from amm.engines.job import Job, Merged
 from amm.engines.pages import release_freed
 from amm.engines.recorder import Recorder
 from amm.errors import UnfinishedError
+from amm.methods import get_method
 
 logger = logging.getLogger("amm")
 
@@ -141,8 +142,26 @@ def _absolute(config: MergeConfig) -> MergeConfig:
         expert.model_copy(update={"path": place(expert.path), "base": place(expert.base)})
         for expert in config.experts
     )
-    places = {"base": place(config.base), "copy_files_from": place(config.copy_files_from)}
-    return config.model_copy(update=places | {"experts": experts})
+
+    def parameters(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        table = None if method == BASE else get_method(method).table
+        return {k: str(Path(v).absolute()) if k == table else v for k, v in given.items()}
+
+    overrides = tuple(
+        each.model_copy(
+            update={"parameters": parameters(each.method or config.method, each.parameters)}
+        )
+        for each in config.overrides
+    )
+    return config.model_copy(
+        update={
+            "base": place(config.base),
+            "copy_files_from": place(config.copy_files_from),
+            "experts": experts,
+            "parameters": parameters(config.method, config.parameters),
+            "overrides": overrides,
+        }
+    )
 
 
 def _merge(config: str, names: list[str], threads: int) -> list[list[Merged]]:

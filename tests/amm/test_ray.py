@@ -13,8 +13,10 @@ import psutil
 import pytest
 import torch
 from pico_models import load_folder, save_folder
+from safetensors.torch import save_file
 
 import amm
+from amm.checkpoints.keys import common_name
 
 ray = pytest.importorskip("ray")
 
@@ -109,3 +111,18 @@ def test_large_tensors_are_merged_in_blocks_there_too(tmp_path, cluster):
     for engine in ("ray", "local"):
         amm.merge(base, [expert], output=tmp_path / engine, method="mean", engine=engine)
     assert filecmp.cmpfiles(tmp_path / "ray", tmp_path / "local", FILES, False)[1:] == ([], [])
+
+
+def test_a_table_is_found_by_a_path_from_the_current_folder(pico, tmp_path, cluster, monkeypatch):
+    """Tasks run in a folder of Ray's."""
+    base, (short, _) = pico
+    monkeypatch.chdir(tmp_path)
+    table = {common_name(name): torch.tensor(0.25) for name in load_folder(base)}
+    save_file(table, tmp_path / "table.safetensors")
+    whole = {"method": "rpam", "parameters": {"coefficients": "table.safetensors"}}
+    part = {"method": "mean", "overrides": [{"names": "*q_proj*", **whole}]}
+    for name, what in (("whole", whole), ("part", part)):
+        for engine in ("local", "ray"):
+            amm.merge(base, [short], output=tmp_path / f"{name}-{engine}", engine=engine, **what)
+        here, there = (load_folder(tmp_path / f"{name}-{e}") for e in ("local", "ray"))
+        assert all(torch.equal(here[key], there[key]) for key in here)
