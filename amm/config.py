@@ -136,9 +136,9 @@ def _several(value: Any) -> Any:
 
 
 def _layer_range(value: Any) -> Any:
-    match = _LAYERS.fullmatch(str(value))
-    if isinstance(value, list | tuple):
+    if value is None or isinstance(value, list | tuple):
         return value
+    match = _LAYERS.fullmatch(str(value))
     if match is None or (match[2] and int(match[1]) > int(match[2])):
         raise ValueError("a layer or a range of them, such as 5, 0-11 or 12-")
     first = int(match[1])

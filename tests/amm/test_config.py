@@ -1,5 +1,6 @@
 """merge.yaml."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,14 @@ def test_an_id_on_the_hub_stays_one_unless_such_a_folder_exists(tmp_path, monkey
     ]
     (tmp_path / "org" / "expert").mkdir(parents=True)
     assert load(tmp_path, text).experts[0].path == Path("org/expert")
+
+
+def test_a_merge_is_the_same_once_written_and_read(tmp_path):
+    """As a cluster's tasks and the manifest of an unfinished merge have it."""
+    config = MergeConfig(
+        base="base",
+        experts=["one", {"path": "two", "weight": 0.5, "base": "own", "partial": True}],
+        output="out",
+        overrides=[{"names": "*q*", "method": "ties"}, {"layers": "3-"}, {"layers": 5}],
+    )
+    assert MergeConfig.model_validate(json.loads(config.model_dump_json())) == config
