@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -49,7 +50,7 @@ def aim(task_vectors: Tensor, settings: AimSettings, place: Place) -> Tensor:
         InputError: more than one expert.
     """
     (step,) = only_one(task_vectors, "aim", "a finished merge")
-    activity = place.table / place.table.max().clamp_min(1e-300)
+    activity = place.table / place.table.max().clamp_min(torch.finfo(place.table.dtype).tiny)
     return settings.scale * step * (1 - activity * (1 - settings.omega))
 
 

@@ -43,8 +43,9 @@ def test_a_merge_that_went_further_is_held_back_in_proportion(seed, factor):
     close(amm.merge_tensors("aim", factor * step, table=activity), factor * whole)
 
 
-def test_omega_one_and_inputs_that_are_never_active_leave_the_merge():
-    step = draw((1, 4, 7), 0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_omega_one_and_inputs_that_are_never_active_leave_the_merge(dtype):
+    step = draw((1, 4, 7), 0).to(dtype)
     assert torch.equal(amm.merge_tensors("aim", step, table=torch.rand(7), omega=1), step[0])
     assert torch.equal(amm.merge_tensors("aim", step, table=torch.zeros(7)), step[0])
 
