@@ -170,23 +170,21 @@ def align(
         InputError: transformers doesn't say which layers are the decoder's.
     """
     done = done or {}
-    prefix, layers = decoder_layers(long)
+    prefix, _ = decoder_layers(long)
     merged = copy.deepcopy(long)
     _set(merged, long, short, {name: torch.tensor(START) for name, _ in long.named_parameters()})
     _set(merged, long, short, done)
-    for number, layer in enumerate(layers):
-        names = {name: f"{prefix}.{number}.{name}" for name, _ in layer.named_parameters()}
-        alphas = {name: done[name] for name in names.values() if name in done}
+    models = {"long": long, "short": short, "merged": merged}
+    stacks = [decoder_layers(model)[1] for model in models.values()]
+    for number, layers in enumerate(zip(*stacks, strict=True)):
+        beginning = f"{prefix}.{number}."
+        alphas = {name: alpha for name, alpha in done.items() if name.startswith(beginning)}
         if not alphas:
-            alphas = dict(
-                zip(
-                    names.values(),
-                    _aligned(number, long, short, merged, inputs, labels, settings).values(),
-                    strict=True,
-                )
-            )
+            at = dict(zip(models, layers, strict=True))
+            found = _aligned(models, at, inputs, labels, settings)
+            alphas = {beginning + name: alpha for name, alpha in found.items()}
             _set(merged, long, short, alphas)
-        yield number + 1, len(layers), {name: alpha.cpu() for name, alpha in alphas.items()}
+        yield number + 1, len(stacks[0]), {name: alpha.cpu() for name, alpha in alphas.items()}
 
 
 def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -207,23 +205,23 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def _aligned(
-    number: int,
-    long: nn.Module,
-    short: nn.Module,
-    merged: nn.Module,
+    models: Mapping[str, nn.Module],
+    layers: Mapping[str, nn.Module],
     inputs: Sequence[Mapping[str, Tensor]],
     labels: Sequence[Pattern],
     settings: AlignmentSettings,
 ) -> dict[str, Tensor]:
+    """The α of one layer, which each of the three models has."""
     samples = []
     for each, label in zip(inputs, labels, strict=True):
-        entering, _ = _passes(merged, number, each)
-        outputs = {"long": _passes(long, number, each)[1], "short": _passes(short, number, each)[1]}
-        positive = outputs.pop(label)
-        samples.append(Sample(entering, positive, *outputs.values()))
-    start, end = (dict(decoder_layers(m)[1][number].named_parameters()) for m in (long, short))
+        passes = {name: _passes(model, layers[name], each) for name, model in models.items()}
+        entering, _ = passes.pop("merged")
+        _, positive = passes.pop(label)
+        ((_, negative),) = passes.values()
+        samples.append(Sample(entering, positive, negative))
+    start, end = (dict(layers[name].named_parameters()) for name in ("long", "short"))
     step = {name: end[name] - start[name] for name in start}
-    return align_layer(decoder_layers(merged)[1][number], start, step, samples, settings)
+    return align_layer(layers["merged"], start, step, samples, settings)
 
 
 class _Passed(Exception):
@@ -232,16 +230,16 @@ class _Passed(Exception):
 
 @torch.no_grad()
 def _passes(
-    model: nn.Module, number: int, inputs: Mapping[str, Tensor]
+    model: nn.Module, layer: nn.Module, inputs: Mapping[str, Tensor]
 ) -> tuple[tuple[tuple[Any, ...], dict[str, Any]], Tensor]:
-    """What a model's decoder layer gets, and what it gives."""
+    """What a layer of a model gets, and what it gives."""
     found = []
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         found.append(((args, kwargs), _output(out)))
         raise _Passed
 
-    hook = decoder_layers(model)[1][number].register_forward_hook(keep, with_kwargs=True)
+    hook = layer.register_forward_hook(keep, with_kwargs=True)
     try:
         model(**inputs, use_cache=False)
     except _Passed:
