@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from lipo_verl.cpu import torch_extensions
+from lipo_verl.import_hook import after_import
 
 ENVIRONMENT = {
     # verl's engine registry knows no FSDP engine for "cpu"; the one for "cuda" asks the platform.
@@ -29,6 +31,7 @@ def apply() -> None:
     torch_extensions.install()
     sys.meta_path.append(VllmCpuFinder())
     _ask_for_one_backend()
+    after_import("verl.workers.engine.fsdp.transformer_impl", leave_memory_unpinned)
     from lipo_verl.cpu import platform  # noqa: F401  registers the platform
 
 
@@ -76,3 +79,11 @@ def _ask_for_one_backend() -> None:
     distributed.initialize_global_process_group_ray = functools.partial(
         distributed.initialize_global_process_group_ray, backend="cpu:gloo"
     )
+
+
+def leave_memory_unpinned(engine: ModuleType) -> None:
+    """verl's FSDP engine keeps a reference model (KL in the loss) in pinned memory, which torch has
+    beside an accelerator only. Goes away when verl asks its platform whether memory can be pinned.
+    """
+    policy = engine.CPUOffloadPolicy
+    engine.CPUOffloadPolicy = lambda pin_memory: policy(pin_memory=False)

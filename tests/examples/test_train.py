@@ -23,6 +23,7 @@ SMALL = (
     "actor_rollout_ref.rollout.n=3",
     "actor_rollout_ref.actor.ppo_mini_batch_size=4",
     "data.max_response_length=32",
+    "actor_rollout_ref.actor.use_kl_loss=True",
 )
 
 
@@ -66,6 +67,11 @@ def test_verls_logger_carries_the_metrics_of_lipo(trained: Path) -> None:
         assert row["lipo/groups_of_one"] == 0
         assert row["response_length/mean"] > 0
     assert list((trained / "tensorboard").glob("events.*"))
+
+
+def test_a_reference_model_gives_the_kl_of_the_loss(trained: Path) -> None:
+    first, second = (row["actor/kl_loss"] for row in curve(trained))
+    assert abs(first) < 1e-6 < second
 
 
 def test_the_trainer_finds_the_rollouts_probabilities_again(trained: Path) -> None:

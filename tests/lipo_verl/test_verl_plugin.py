@@ -1011,6 +1011,8 @@ def test_dlers_recipe_of_the_documentation_is_a_launch_without_a_warning(caplog)
     config = ppo_config(*overrides)
     validate(config)
     assert not [record for record in caplog.records if record.name.startswith("lipo_verl")]
+    # What verl's reward managers and lipo_verl.rewards both call it.
+    assert config.algorithm.filter_groups.metric == "acc"
     settings = LipoConfig.parse(config.algorithm.lipo)
     assert (settings.scheme, settings.normalization) == ("truncation", "batch")
     assert settings.response_budget == 4000
