@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         progress.say(f"Error: {error}")
         return 1
     except KeyboardInterrupt:
-        progress.say("Stopped. The same command goes on with the source where it stopped.")
+        progress.say("Stopped. The same command resumes at the source where it stopped.")
         return 130
     print(_summary(given.output / given.expert, manifest))
     return 0
