@@ -73,7 +73,8 @@ def make_part(
     """Writes the rows drawn from one source; what the manifest says of it, and ``rows``."""
     source, fetched = task.source, task.fetched
     basis = [
-        CONSTANTS, task.expert, source.name, fetched.identity(), task.wanted, task.seed,
+        CONSTANTS, task.expert, source.name, source.per_picture, fetched.identity(), task.wanted,
+        task.seed,
         [[entry["name"], entry["files"]] for entry in evaluation],
         sorted(task.seen), sorted(task.pictures),
     ]  # fmt: skip

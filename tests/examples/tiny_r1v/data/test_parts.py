@@ -138,6 +138,15 @@ def test_a_picture_is_known_by_its_content_in_whatever_row_and_file_it_lies(
     assert summary["dropped"] == {parts.ANOTHER: 4 - allowed}
 
 
+def test_a_part_is_made_again_after_a_change_of_what_is_allowed(make, rows_of, tmp_path):
+    same = make.picture("same")
+    asked = [("Find x.", same), ("Find y.", same)]
+    kept = [
+        drawn(tmp_path, *rows_of(*asked, per_picture=allowed))[0]["kept"] for allowed in (1, 2, 1)
+    ]
+    assert kept == [1, 2, 1]
+
+
 def test_a_picture_of_an_earlier_source_is_not_asked_about_again(make, rows_of, tmp_path):
     source, fetched = rows_of(("Find x.", make.picture("a")), ("Find y.", make.picture("b")))
     summary, _ = drawn(tmp_path, source, fetched)
