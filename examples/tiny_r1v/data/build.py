@@ -5,6 +5,7 @@ source where it stopped. Files appear whole or not at all.
 """
 
 from collections import defaultdict
+from collections.abc import Container
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ from examples.tiny_r1v.data import files
 from examples.tiny_r1v.data.errors import DataError
 from examples.tiny_r1v.data.evaluation import load_index
 from examples.tiny_r1v.data.fetch import fetch
-from examples.tiny_r1v.data.manifest import Settings, finished, too_few, versions, whole
+from examples.tiny_r1v.data.manifest import (
+    MIN_SHARE,
+    Settings,
+    finished,
+    too_few,
+    too_short,
+    versions,
+    whole,
+)
 from examples.tiny_r1v.data.parts import Kept, Task, make_part
 from examples.tiny_r1v.data.progress import Progress
 from examples.tiny_r1v.data.ranking import rank
@@ -29,13 +38,16 @@ def build_expert(
     source_dir: Path | None,
     workers: int,
     progress: Progress,
+    allow_short: Container[str] = (),
 ) -> dict[str, Any]:
     """Writes ``<output>/<expert>/`` train.parquet, val.parquet and manifest.json.
 
+    allow_short: sources that may give less than MIN_SHARE of their share; the next make up for it
+
     Returns the manifest. Files that are there already, made with the same settings, are kept.
 
-    Raises DataError where a source can't be had or read, where too few rows are left, and where
-    the folder was made with other settings.
+    Raises DataError where a source can't be had or read or gives too little of its share, where
+    too few rows are left, and where the folder was made with other settings.
     """
     folder = output / expert
     done = finished(folder, settings)
@@ -47,7 +59,7 @@ def build_expert(
         settings.seed,
         source_dir,
         workers,
-        lambda name: progress.say(f"Reading the evaluation set {name}"),
+        progress.say,
     )
     wanted = shared_out(SOURCES[expert], DEFAULT_COUNT[expert], settings.count + settings.val)
     described, parts, rows, missing = [], [], [], 0
@@ -56,13 +68,21 @@ def build_expert(
         task = Task(
             expert, source, fetch(source.repository, settings.seed, source_dir), share + missing,
             settings.seed, index, frozenset(row.key for row in rows),
+            frozenset(row.picture for row in rows),
         )  # fmt: skip
         part = folder / "parts" / f"{source.name}.parquet"
         summary = make_part(part, task, evaluation, workers, progress)
         missing += share - summary["kept"]
         rows += [Kept(*row) for row in summary["rows"]]
-        described.append({k: v for k, v in summary.items() if k not in ("rows", "fingerprint")})
+        described.append(
+            {"share": share}
+            | {key: value for key, value in summary.items() if key not in ("rows", "fingerprint")}
+        )
         parts.append(part)
+        if summary["kept"] < MIN_SHARE * share and source.name not in allow_short:
+            raise DataError(too_short(expert, described[-1]))
+        if summary["kept"] < share:
+            progress.say(f"{source.name} gives {summary['kept']} rows of its share of {share}")
     if missing > 0:
         raise DataError(too_few(expert, settings, missing, described))
     progress.say(f"Writing {folder}")
@@ -90,6 +110,7 @@ def build_mixture(
     source_dir: Path | None,
     workers: int,
     progress: Progress,
+    allow_short: Container[str] = (),
 ) -> dict[str, Any]:
     """Writes ``<output>/mixture/``: all rows of the three experts, shuffled.
 
@@ -98,7 +119,9 @@ def build_mixture(
     Returns the manifest; raises as build_expert.
     """
     manifests = {
-        expert: build_expert(expert, output, settings[expert], source_dir, workers, progress)
+        expert: build_expert(
+            expert, output, settings[expert], source_dir, workers, progress, allow_short
+        )
         for expert in EXPERTS
     }
     folder = output / "mixture"

@@ -15,14 +15,18 @@ from examples.tiny_r1v.data.errors import Dropped
 Pick = Callable[[str, int], int]
 """``pick(name, n)``: a seeded number below n."""
 
+KINDS = ("lookup", "highest", "lowest", "higher", "difference")
 
-def ask(data: Any, pick: Pick) -> tuple[str, str, str]:
+
+def ask(data: Any, kind: str, pick: Pick) -> tuple[str, str, str]:
     """A question about a chart, its answer, and the reward's task.
 
     data: a chart's ``data.json``: ``columns``, each with ``name``, ``data_type`` and ``role``
           (x, y, group), and ``data``, a list of rows keyed by column name
+    kind: one of KINDS
 
-    Raises Dropped where the table has not one value for each mark, or no question suits it.
+    Raises Dropped where the table has not one value for each mark, or the question has no clear
+    answer.
     """
     try:
         columns, rows = data["columns"], data["data"]
@@ -41,7 +45,6 @@ def ask(data: Any, pick: Pick) -> tuple[str, str, str]:
     y_of = f"{y}" + (f" of {chosen}" if chosen else "")
     label = sorted(values)[pick("mark", len(values))]
     other = sorted(set(values) - {label})[pick("other", len(values) - 1)]
-    kind = ("lookup", "highest", "lowest", "higher", "difference")[pick("kind", 5)]
     if kind == "lookup":
         return f"What is the {y_of} for {label}?", _plain(values[label]), "relaxed"
     if kind == "higher":

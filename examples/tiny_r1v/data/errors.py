@@ -8,6 +8,22 @@ class DataError(ValueError):
     """The data can't be made as asked; the message names the file or dataset and the remedy."""
 
 
+class Unreachable(DataError):
+    """The Hub can't be reached, or broke off.
+
+    reason: what its client said, in a line
+    """
+
+    def __init__(self, repo: str, error: Exception) -> None:
+        said = next(iter(str(error).splitlines()), "")
+        self.reason = f"{repo} can't be had from the Hub ({type(error).__name__}: {said})"
+        super().__init__(
+            f"{self.reason}. Run the same command again to go on where it stopped. Without network "
+            "here: --print-downloads DIR prints all downloads, for a machine that has it; then "
+            "--source-dir DIR."
+        )
+
+
 class Dropped(Exception):
     """One row is left out; the argument is the reason under which the manifest counts it."""
 

@@ -4,7 +4,6 @@ Every question and every picture counts, whatever the columns around it are call
 found by their type. CharXiv's descriptive questions are template numbers and not compared.
 """
 
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,11 @@ from examples.tiny_r1v.data.dedup import EvaluationIndex, normalise
 from examples.tiny_r1v.data.errors import DataError, Dropped
 from examples.tiny_r1v.data.fetch import Fetched, Repository, fetch
 from examples.tiny_r1v.data.images import decode, perceptual_hash
+from examples.tiny_r1v.data.manifest import FORMAT
 from examples.tiny_r1v.data.pool import map_ahead
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_OTHER_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,22 @@ def load_index(
     """The index of all ten sets, and what the manifest says of each.
 
     cache:   folder for what was read of each set, so that it is read once
-    advance: called with a set's name before it is read
+    advance: called with what is being done
 
-    Raises DataError where a set can't be had or has no questions or no pictures.
+    Raises DataError where a set can't be had or read, or has no questions or no pictures.
     """
     index, described = EvaluationIndex(), []
     for evaluation in EVALUATION_SETS:
-        advance(evaluation.name)
+        advance(f"Reading the evaluation set {evaluation.name}")
         fetched = fetch(evaluation.repository, seed, source_dir)
         path = cache / f"{evaluation.name}.json"
         content = files.read_json(path) if path.exists() else {}
-        if content.get("identity") != fetched.identity():
+        if content.get("identity") != _identity(fetched):
             content = _read(evaluation, fetched, workers)
             files.write_json(path, content)
+        if content["unreadable"]:
+            advance(f"{content['unreadable']} pictures of {evaluation.name} can't be decoded: rows "
+                    "that have them are not left out")  # fmt: skip
         index.add(
             evaluation.name,
             content["questions"],
@@ -83,6 +87,7 @@ def load_index(
                 "files": content["files"],
                 "questions": len(content["questions"]),
                 "pictures": len(content["pictures"]),
+                "unreadable": content["unreadable"],
             }
         )
     return index, described
@@ -91,9 +96,19 @@ def load_index(
 def _read(evaluation: EvaluationSet, fetched: Fetched, workers: int) -> dict[str, Any]:
     questions: set[str] = set()
     pictures: set[str] = set()
+    unreadable = 0
     for path in fetched.files.values():
+        if path.suffix.lower() in _OTHER_ARCHIVES:
+            raise DataError(
+                f"{path}: {path.suffix} archives are not read here, so training rows can't be kept "
+                f"apart from {evaluation.name}. Pack its contents as zip, or correct evaluation.py."
+            )
         questions.update(normalise(text) for text in _questions(path, evaluation.question))
-        pictures.update(filter(None, map_ahead(_hashed, _pictures(path), workers)))
+        for bits in map_ahead(_hashed, _pictures(path), workers):
+            if bits is None:
+                unreadable += 1
+            else:
+                pictures.add(bits)
     for what, found in (("question", questions), ("picture", pictures)):
         if not found:
             names = ", ".join(fetched.files)
@@ -102,16 +117,22 @@ def _read(evaluation: EvaluationSet, fetched: Fetched, workers: int) -> dict[str
                 "changed, and training rows can't be kept apart from it. Correct evaluation.py."
             )
     return {
-        "identity": fetched.identity(),
+        "identity": _identity(fetched),
         "files": fetched.hashes(),
         "questions": sorted(questions),
         "pictures": sorted(pictures),
+        "unreadable": unreadable,
     }
+
+
+def _identity(fetched: Fetched) -> list[Any]:
+    return [FORMAT, fetched.identity()]
 
 
 def _hashed(data: bytes) -> str | None:
     try:
-        return perceptual_hash(decode(data)).hex()
+        _, flat = decode(data)
+        return perceptual_hash(flat).hex()
     except Dropped:
         return None
 
@@ -141,9 +162,9 @@ def _pictures(path: Path) -> Iterator[bytes]:
             for row in batch.to_pylist():
                 yield from (data for value in row.values() for data in files.picture_bytes(value))
     elif path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
+        with files.open_archive(path) as archive:
             for name in archive.namelist():
-                if name.lower().endswith(_IMAGE_SUFFIXES):
+                if name.lower().endswith(_IMAGE_SUFFIXES) and not name.startswith("__MACOSX/"):
                     yield archive.read(name)
     elif path.suffix.lower() in _IMAGE_SUFFIXES:
         yield path.read_bytes()

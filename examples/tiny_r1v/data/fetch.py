@@ -1,12 +1,14 @@
 """Files of a dataset repository, from the Hugging Face Hub or from local copies of it."""
 
 import hashlib
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from examples.tiny_r1v.data.errors import DataError, did_you_mean
+from examples.tiny_r1v.data.errors import DataError, Unreachable, did_you_mean
 from examples.tiny_r1v.data.ranking import rank
 
 
@@ -14,14 +16,23 @@ from examples.tiny_r1v.data.ranking import rank
 class Repository:
     """Where a dataset lies on the Hub.
 
-    files: patterns of paths in it (``*`` also matches ``/``); each must match at least one
-    limit: how many of the matching files are used, drawn by the seed; None for all
+    files:     patterns of paths in it (``*`` also matches ``/``); each must match at least one
+    limit:     how many of the matching files are used, drawn by the seed; None for all
+    gigabytes: about how large the files are that are used, where a page of the Hub said it
+    kind:      ``dataset`` or ``model``
     """
 
     repo: str
     files: tuple[str, ...]
     limit: int | None = None
     revision: str = "main"
+    gigabytes: float | None = None
+    kind: str = "dataset"
+
+    @property
+    def page(self) -> str:
+        """Its address."""
+        return f"https://huggingface.co/{'datasets/' * (self.kind == 'dataset')}{self.repo}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,52 @@ def describe(path: Path) -> dict[str, object]:
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
+def check_copies(repositories: Iterable[Repository], seed: int, source_dir: Path) -> None:
+    """Raises one DataError that tells of every repository without a whole copy."""
+    problems = []
+    for repository in repositories:
+        try:
+            _local(repository, seed, source_dir)
+        except DataError as problem:
+            problems.append(str(problem))
+    if problems:
+        raise DataError("\n".join([*problems, "All downloads at once: add --print-downloads DIR."]))
+
+
+def downloads(repositories: Iterable[Repository], seed: int, folder: Path) -> str:
+    """A shell script that downloads all files that are used to ``<folder>/<org>/<name>``.
+
+    It names the files and their sizes as the Hub lists them. Where the Hub can't be reached it has
+    patterns instead, which take more than is used of a repository with a ``limit``.
+    """
+    lines, total, reached = [], 0.0, True
+    for repository in repositories:
+        size, chosen, commit, note = repository.gigabytes, None, None, ""
+        if reached:
+            try:
+                listed = _listing(repository, sizes=True)
+                chosen = _choose(repository, sorted(listed.files), seed, repository.page)
+                commit = listed.commit
+                size = sum(listed.files[name] or 0 for name in chosen) / 1e9
+            except Unreachable as problem:
+                reached = False
+                lines.append(
+                    f"# {problem.reason}: sizes are estimates, and patterns stand for files."
+                )
+            except DataError as problem:
+                note = f" {problem}"
+        if not chosen and repository.limit:
+            note += (
+                f" This takes all files, of which {repository.limit} are used: where the Hub can "
+                "be reached, the same command names them."
+            )
+        total += size or 0
+        known = f"{'' if chosen else 'about '}{size:.2f} GB" if size else "size not known"
+        lines.append(f"# {repository.repo}: {known}.{note}")
+        lines.append(_command(repository, folder / repository.repo, chosen, commit))
+    return "\n".join([*lines, f"# {total:.1f} GB in all, without those of which it is not known."])
+
+
 def fetch(repository: Repository, seed: int, source_dir: Path | None) -> Fetched:
     """The repository's files: downloaded unless the Hub's cache has them, or under ``source_dir``.
 
@@ -68,53 +125,81 @@ def _local(repository: Repository, seed: int, source_dir: Path) -> Fetched:
         there = sorted(str(path.relative_to(source_dir)) for path in source_dir.glob("*/*"))
         raise DataError(
             f"{source_dir} has no folder {repository.repo}."
-            f"{did_you_mean(repository.repo, there)} Get it with: {_command(repository, folder)}"
+            f"{did_you_mean(repository.repo, there)} Get it with: `{_command(repository, folder)}`"
         )
     paths = {
         path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
     }
+    paths = {name: path for name, path in paths.items() if not name.startswith(".cache/")}
     chosen = _choose(repository, sorted(paths), seed, f"{folder}")
     return Fetched(None, {name: paths[name] for name in chosen})
 
 
 def _from_hub(repository: Repository, seed: int) -> Fetched:
-    from huggingface_hub import HfApi, hf_hub_download
+    listed = _listing(repository)
+    chosen = _choose(repository, sorted(listed.files), seed, repository.page)
+    with _explained(repository):
+        from huggingface_hub import hf_hub_download
+
+        return Fetched(
+            listed.commit,
+            {
+                name: Path(
+                    hf_hub_download(
+                        repository.repo, name, repo_type=repository.kind, revision=listed.commit
+                    )
+                )
+                for name in chosen
+            },
+        )
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """A repository's commit, and its files with their bytes where they were asked for."""
+
+    commit: str
+    files: dict[str, int | None]
+
+
+def _listing(repository: Repository, sizes: bool = False) -> _Listing:
+    with _explained(repository):
+        from huggingface_hub import HfApi
+
+        info = HfApi().repo_info(
+            repository.repo,
+            revision=repository.revision,
+            repo_type=repository.kind,
+            files_metadata=sizes,
+        )
+        return _Listing(info.sha, {file.rfilename: file.size for file in info.siblings})
+
+
+@contextmanager
+def _explained(repository: Repository) -> Iterator[None]:
+    """Turns what the Hub's client raises into a DataError that says what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    repo, revision = repository.repo, repository.revision
-    page = f"https://huggingface.co/datasets/{repo}"
+    repo = repository.repo
     try:
-        info = HfApi().dataset_info(repo, revision=revision)
-        there = sorted(sibling.rfilename for sibling in info.siblings)
-        chosen = _choose(repository, there, seed, page)
-        files = {
-            name: Path(hf_hub_download(repo, name, repo_type="dataset", revision=info.sha))
-            for name in chosen
-        }
-    except DataError:
-        raise
+        yield
     except GatedRepoError as error:
         raise DataError(
-            f"{repo} is gated: accept its terms at {page} and log in with `hf auth login`, or set "
-            "HF_TOKEN."
+            f"{repo} is gated: accept its terms at {repository.page} and log in with "
+            "`hf auth login`, or set HF_TOKEN."
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise DataError(
-            f"The Hub has no dataset {repo} at revision {revision}; it may have moved. Give a copy "
-            f"of it by --source-dir, or change its name in sources.py. ({page})"
+            f"The Hub has no {repository.kind} {repo} at revision {repository.revision}; it may "
+            "have moved. Give a copy of it by --source-dir, or change its name in sources.py. "
+            f"({repository.page})"
         ) from error
     except Exception as error:  # a download can fail in any way
-        reason = next(iter(str(error).splitlines()), "")
-        raise DataError(
-            f"{repo} can't be had from the Hub ({type(error).__name__}: {reason}). Run the same "
-            "command again to go on where it stopped. Without network here: on a machine that has "
-            f"it, {_command(repository, Path('DIR') / repo)}; then --source-dir DIR."
-        ) from error
-    return Fetched(info.sha, files)
+        raise Unreachable(repo, error) from error
 
 
 def _choose(repository: Repository, there: Sequence[str], seed: int, where: str) -> list[str]:
@@ -133,10 +218,17 @@ def _choose(repository: Repository, there: Sequence[str], seed: int, where: str)
     return sorted(set(chosen))
 
 
-def _command(repository: Repository, folder: Path) -> str:
-    wanted = " ".join(f"--include '{pattern}'" for pattern in repository.files)
-    revision = "" if repository.revision == "main" else f" --revision {repository.revision}"
-    return (
-        f"`hf download {repository.repo} --repo-type dataset{revision} {wanted} "
-        f"--local-dir {folder}`"
-    )
+def _command(
+    repository: Repository,
+    folder: Path,
+    chosen: Sequence[str] | None = None,
+    commit: str | None = None,
+) -> str:
+    """chosen, commit: the files to name and the commit they are of; None for the patterns."""
+    words = ["hf", "download", repository.repo, *(chosen or ())]
+    words += ["--repo-type", repository.kind, "--local-dir", str(folder)]
+    revision = commit or repository.revision
+    words += ["--revision", revision] if revision != "main" else []
+    for pattern in () if chosen else repository.files:
+        words += ["--include", pattern]
+    return shlex.join(words)

@@ -1,7 +1,11 @@
 """Reading the files of datasets, and writing files that are whole or not there."""
 
 import json
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,7 @@ def open_parquet(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(
-            f"{path} is no whole Parquet file ({next(iter(str(error).splitlines()), '')}); "
-            "delete it and run again."
-        ) from error
+        raise _not_whole(path, "Parquet file", error) from error
     there = file.schema_arrow.names
     for column in columns:
         if column not in there:
@@ -51,6 +52,29 @@ def cells(path: Path, column: str, wanted: Sequence[int]) -> Iterator[tuple[int,
         start = end
 
 
+@contextmanager
+def open_archive(path: Path) -> Iterator[Any]:
+    """A zip as ``zipfile.ZipFile``, anything else as ``tarfile.TarFile``.
+
+    Raises DataError where it is not whole, also where that shows later.
+    """
+    kind = "zip" if path.suffix.lower() == ".zip" else "tar"
+    try:
+        with zipfile.ZipFile(path) if kind == "zip" else tarfile.open(path) as archive:
+            yield archive
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise _not_whole(path, kind, error) from error
+
+
+def tar_members(path: Path, archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """Its members. Raises DataError where it ends within one, which tarfile passes over."""
+    members = archive.getmembers()
+    archive.fileobj.seek(archive.offset)
+    if any(rest := archive.fileobj.read(tarfile.BLOCKSIZE)) or len(rest) % tarfile.BLOCKSIZE:
+        raise _not_whole(path, "tar", tarfile.ReadError("unexpected end"))
+    return members
+
+
 def picture_columns(schema: pa.Schema) -> list[str]:
     """The columns that hold pictures: bytes, a struct with bytes, or a list of such structs."""
     return [field.name for field in schema if _holds_bytes(field.type)]
@@ -73,6 +97,11 @@ def _holds_bytes(type: pa.DataType) -> bool:
     if pa.types.is_struct(type):
         return type.get_field_index("bytes") >= 0
     return pa.types.is_binary(type) or pa.types.is_large_binary(type)
+
+
+def _not_whole(path: Path, kind: str, error: Exception) -> DataError:
+    reason = next(iter(str(error).splitlines()), "")
+    return DataError(f"{path} is no whole {kind} ({reason}); delete it and run again.")
 
 
 def read_json(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from hashlib import blake2b
 from io import BytesIO
 
 import numpy as np
@@ -28,12 +29,14 @@ _CONTRAST = 2
 class Picture:
     """A prepared picture.
 
-    data: the encoded file, PNG or JPEG
-    bits: 512 bits of perceptual hash, as 64 bytes
+    data:   the encoded file, PNG or JPEG
+    bits:   512 bits of perceptual hash, as 64 bytes
+    pixels: hash of size and colours, the same however the picture was encoded without loss
     """
 
     data: bytes
     bits: bytes
+    pixels: str
 
 
 def prepare(raw: bytes | Image.Image) -> Picture:
@@ -45,12 +48,10 @@ def prepare(raw: bytes | Image.Image) -> Picture:
 
     Raises Dropped where it can't be decoded, or is too small or too long for Qwen2.5-VL.
     """
-    image = decode(raw) if isinstance(raw, bytes) else raw
+    image, flat = decode(raw) if isinstance(raw, bytes) else (raw, raw)
     format = image.format
     plain = isinstance(raw, bytes) and format in ("PNG", "JPEG") and image.mode in _PLAIN_MODES
-    upright = ImageOps.exif_transpose(image)
-    flat = _on_white(upright)
-    plain = plain and _rotation(image) == 1 and flat is upright
+    plain = plain and flat is image
     width, height = flat.size
     if width * height > MAX_PIXELS:
         scale = math.sqrt(MAX_PIXELS / (width * height))
@@ -60,14 +61,15 @@ def prepare(raw: bytes | Image.Image) -> Picture:
         raise Dropped(f"picture with a side under {MIN_SIDE} pixels")
     if max(flat.size) > MAX_ASPECT * min(flat.size):
         raise Dropped(f"picture longer than {MAX_ASPECT} times its width")
+    bits, pixels = perceptual_hash(flat), _pixels(flat)
     if plain:
-        return Picture(raw, perceptual_hash(flat))
+        return Picture(raw, bits, pixels)
     encoded = BytesIO()
     if format == "JPEG":
         flat.convert("RGB").save(encoded, format="JPEG", quality=_JPEG_QUALITY)
     else:
         flat.convert("L" if flat.mode == "L" else "RGB").save(encoded, format="PNG")
-    return Picture(encoded.getvalue(), perceptual_hash(flat))
+    return Picture(encoded.getvalue(), bits, pixels)
 
 
 def perceptual_hash(image: Image.Image) -> bytes:
@@ -85,18 +87,24 @@ def perceptual_hash(image: Image.Image) -> bytes:
     return np.packbits(steps > _CONTRAST).tobytes()
 
 
-def decode(raw: bytes) -> Image.Image:
-    """The picture in a file of any format. Raises Dropped where it can't be decoded."""
+def decode(raw: bytes) -> tuple[Image.Image, Image.Image]:
+    """The picture in a file of any format, and the same upright and on white.
+
+    Both are one object where nothing had to be turned or filled. Raises Dropped where it can't be
+    decoded.
+    """
     try:
         image = Image.open(BytesIO(raw))
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        turned = image.getexif().get(0x0112, 1) != 1
+        return image, _on_white(ImageOps.exif_transpose(image) if turned else image)
+    except Exception as error:  # Pillow raises nearly anything for a broken file
         raise Dropped("picture that can't be decoded") from error
-    return image
 
 
-def _rotation(image: Image.Image) -> int:
-    return image.getexif().get(0x0112, 1)
+def _pixels(image: Image.Image) -> str:
+    content = str(image.size).encode() + image.convert("RGB").tobytes()
+    return blake2b(content, digest_size=16).hexdigest()
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -9,8 +9,11 @@ from examples.tiny_r1v.data import files, images, tables
 from examples.tiny_r1v.data.errors import DataError
 from examples.tiny_r1v.data.schema import PROMPT_SUFFIX
 
-FORMAT = 1
+FORMAT = 2
 """Grows when the same settings give other rows, so that older parts are not used."""
+
+MIN_SHARE = 0.8
+"""Of its share a source must give so much, or be named in --allow-short. [ours]"""
 
 CONSTANTS = {
     "format": FORMAT,
@@ -63,19 +66,36 @@ def whole(folder: Path, manifest: dict[str, Any]) -> bool:
 
 
 def too_few(expert: str, settings: Settings, missing: int, described: list[dict[str, Any]]) -> str:
-    """An error's text: how many rows are missing, and what became of those that were read."""
-    lines = [
-        f"{expert}: {missing} rows too few for {settings.count} training and {settings.val} "
-        "validation rows. Ask for fewer (--count, --val), or raise a source's `limit` of files or "
-        "`per_picture` in sources.py. What was read:"
-    ]
-    for source in described:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in source["dropped"].items())
-        lines.append(
-            f"  {source['name']}: {source['read']} read, {source['kept']} of {source['wanted']} "
-            f"wanted kept; left out: {reasons or 'none'}"
-        )
-    return "\n".join(lines)
+    """An error's text: how many rows are missing, and what became of the questions."""
+    return "\n".join(
+        [
+            f"{expert}: {missing} rows too few for {settings.count} training and {settings.val} "
+            "validation rows. Ask for fewer (--count, --val), or raise a source's `limit` of files "
+            "or `per_picture` in sources.py. What was read:",
+            *(f"  {_counts(source)}" for source in described),
+        ]
+    )
+
+
+def too_short(expert: str, described: dict[str, Any]) -> str:
+    """An error's text: a source that gives too little of its share, and why."""
+    name = described["name"]
+    return (
+        f"{expert}: the source {name} ({described['repository']}) gives {described['kept']} rows "
+        f"of its share of {described['share']}, under {MIN_SHARE:.0%}. {_counts(described)}. More "
+        "rows of other sources are not put in their place unasked: see why they were left out, "
+        "and correct the files or sources.py. To permit it, run the same command with "
+        f"--allow-short {name}."
+    )
+
+
+def _counts(source: dict[str, Any]) -> str:
+    commonest = sorted(source["dropped"].items(), key=lambda pair: -pair[1])
+    reasons = ", ".join(f"{count} {reason}" for reason, count in commonest)
+    return (
+        f"{source['name']}: {source['read']} questions read, {source['kept']} of "
+        f"{source['wanted']} wanted kept; left out: {reasons or 'none'}"
+    )
 
 
 def versions() -> dict[str, str]:

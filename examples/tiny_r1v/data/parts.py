@@ -1,6 +1,6 @@
 """The rows that are drawn from one source, as a file that a later run need not make again."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b, sha256
@@ -25,12 +25,17 @@ MAX_QUESTION = 2000
 MAX_ANSWER = 300
 """Characters."""
 
+ANOTHER = "another question about the same picture"
+
 _PLACEHOLDERS = ("<video>", "<audio>")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be drawn from a source, and what must not be drawn again."""
+    """What is to be drawn from a source, and what must not be drawn again.
+
+    seen, pictures: the ``key`` and the ``picture`` of the rows of earlier sources
+    """
 
     expert: str
     source: Source
@@ -39,9 +44,10 @@ class Task:
     seed: int
     index: EvaluationIndex
     seen: frozenset[str]
+    pictures: frozenset[str]
 
     def draw(self, id: str, purpose: str, n: int) -> int:
-        """A seeded number below n for a row of the source."""
+        """A seeded number below n for a question of the source."""
         return rank(self.seed, self.source.name, id, purpose) % n
 
     def place(self, example: Example) -> tuple[int, str]:
@@ -50,7 +56,7 @@ class Task:
 
 
 class Kept(NamedTuple):
-    """A row that was drawn: its id, a hash of question and picture, a hash of the picture."""
+    """A row that was drawn: its id, a hash of question and picture, ``Picture.pixels``."""
 
     id: str
     key: str
@@ -67,8 +73,10 @@ def make_part(
     """Writes the rows drawn from one source; what the manifest says of it, and ``rows``."""
     source, fetched = task.source, task.fetched
     basis = [
-        CONSTANTS, task.expert, source.name, fetched.identity(), task.wanted, task.seed,
-        [[entry["name"], entry["files"]] for entry in evaluation], sorted(task.seen),
+        CONSTANTS, task.expert, source.name, source.per_picture, fetched.identity(), task.wanted,
+        task.seed,
+        [[entry["name"], entry["files"]] for entry in evaluation],
+        sorted(task.seen), sorted(task.pictures),
     ]  # fmt: skip
     fingerprint = sha256(repr(basis).encode()).hexdigest()
     described = path.with_suffix(".json")
@@ -100,7 +108,7 @@ def make_part(
         "read": read,
         "wanted": task.wanted,
         "kept": len(kept),
-        "dropped": dict(sorted(dropped.items())),
+        "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
         "rows": kept,
         "fingerprint": fingerprint,
     }
@@ -110,23 +118,38 @@ def make_part(
 
 
 def _candidates(task: Task, dropped: Counter[str]) -> tuple[int, list[Example]]:
-    """How many rows were read, and the examples that may be used, in the order of their ranks."""
-    examples, read = [], 0
-    for example in task.source.reader.examples(task.fetched.files, task.draw):
-        read += 1
-        if isinstance(example, Dropped):
-            dropped[str(example)] += 1
-        else:
-            examples.append(example)
-    used: Counter[Any] = Counter()
-    drawn = []
-    for example in sorted(examples, key=task.place):
-        used[example.picture] += 1
-        if used[example.picture] > task.source.per_picture:
-            dropped["another question about the same picture"] += 1
-        else:
-            drawn.append(example)
-    return read, drawn
+    """How many questions were read, and those that may be used, in the order of their ranks.
+
+    Of each picture as many as may be, the first by rank that nothing speaks against.
+    """
+    read, by_picture = 0, defaultdict(list)
+    for asked in task.source.reader.examples(task.fetched.files, task.draw):
+        read += len(asked)
+        dropped.update(str(reason) for reason in asked if isinstance(reason, Dropped))
+        examples = [example for example in asked if isinstance(example, Example)]
+        for example in _first(task, sorted(examples, key=task.place), dropped):
+            by_picture[example.picture].append(example)
+    candidates = []
+    for examples in by_picture.values():  # a table can stand in several rows
+        once = {example.id: example for example in examples}
+        dropped["repeated"] += len(examples) - len(once)
+        ranked = sorted(once.values(), key=task.place)
+        dropped[ANOTHER] += len(ranked[task.source.per_picture :])
+        candidates += ranked[: task.source.per_picture]
+    return read, sorted(candidates, key=task.place)
+
+
+def _first(task: Task, ranked: list[Example], dropped: Counter[str]) -> list[Example]:
+    kept: list[Example] = []
+    for example in ranked:
+        if len(kept) == task.source.per_picture:
+            dropped[ANOTHER] += 1
+            continue
+        try:
+            kept.append(_checked(example, task.index))
+        except Dropped as reason:
+            dropped[str(reason)] += 1
+    return kept
 
 
 def _accepted(
@@ -141,30 +164,25 @@ def _accepted(
     Pictures are prepared in batches a little larger than what is still wanted, so that large files
     are usually gone through once.
     """
-    left, seen = iter(candidates), set(task.seen)
+    left, seen, used = iter(candidates), set(task.seen), Counter()
     missing = task.wanted
     while missing and (batch := list(islice(left, missing * 5 // 4 + 16))):
-        asked = []
-        for example in batch:
-            try:
-                asked.append(_checked(example, task.index))
-            except Dropped as reason:
-                dropped[str(reason)] += 1
-        with_pictures = task.source.reader.pictures(task.fetched.files, asked)
-        count(len(asked), 0)
+        with_pictures = task.source.reader.pictures(task.fetched.files, batch)
+        count(len(batch), 0)
         prepared = {}
         for id, picture in map_ahead(_prepared, with_pictures, workers):
             prepared[id] = picture
             count(0, 1)
-        for example in asked:
+        for example in batch:
             if not missing:
                 break
             try:
-                row, kept = _row(task, example, prepared.pop(example.id), seen)
+                row, kept = _row(task, example, prepared.pop(example.id), seen, used)
             except Dropped as reason:
                 dropped[str(reason)] += 1
                 continue
             seen.add(kept.key)
+            used[kept.picture] += 1
             missing -= 1
             yield row, kept
 
@@ -197,9 +215,17 @@ def _prepared(pair: tuple[Example, Raw | Dropped]) -> tuple[str, images.Picture 
 
 
 def _row(
-    task: Task, example: Example, picture: images.Picture | Dropped, seen: set[str]
+    task: Task,
+    example: Example,
+    picture: images.Picture | Dropped,
+    seen: set[str],
+    used: Counter[str],
 ) -> tuple[dict[str, Any], Kept]:
-    """The row of an example. Raises Dropped where it repeats one, or an evaluation's picture."""
+    """The row of an example.
+
+    Raises Dropped where it repeats one, or an evaluation's picture, or one that was used as often
+    as may be.
+    """
     if isinstance(picture, Dropped):
         raise picture
     if (name := task.index.picture(picture.bits)) is not None:
@@ -208,7 +234,11 @@ def _row(
     key = blake2b(normalise(text).encode() + picture.bits, digest_size=16).hexdigest()
     if key in seen:
         raise Dropped("repeated")
+    if picture.pixels in task.pictures:
+        raise Dropped("picture of an earlier source")
+    if used[picture.pixels] == task.source.per_picture:
+        raise Dropped(ANOTHER)
     name = task.source.name
     id = f"{name}/{example.id}"
     row = make_row(task.expert, name, id, text, answer, reward_task, picture.data)
-    return row, Kept(id, key, blake2b(picture.data, digest_size=16).hexdigest())
+    return row, Kept(id, key, picture.pixels)

@@ -22,7 +22,7 @@ class Source:
 
     share:       rows of it in the expert's default number of rows
     per_picture: the most questions about one picture or table
-    license:     of the dataset as its publisher states it; `unstated` where nothing was found
+    license:     of the dataset as its publisher states it, as far as it was found
     """
 
     name: str
@@ -44,10 +44,10 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         ),
         Source(
             "mmr1",
-            Repository("MMR1/MMR1-Math-RL-Data-v0", ("data/train-*.parquet",)),
+            Repository("MMR1/MMR1-Math-RL-Data-v0", ("data/train-*.parquet",), gigabytes=0.1),
             ParquetReader(converters.mmr1, ("problem", "answer"), "images"),
             share=4000,
-            license="Apache-2.0",
+            license="not stated on the dataset's page",
         ),
         Source(
             "mmk12",
@@ -60,7 +60,11 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "structure": (
         Source(
             "tat_dqa",
-            Repository("next-tat/TAT-DQA", ("tatdqa_dataset_train.json", "tatdqa_docs_train.zip")),
+            Repository(
+                "next-tat/TAT-DQA",
+                ("tatdqa_dataset_train.json", "tatdqa_docs_train.zip"),
+                gigabytes=1.2,
+            ),
             TatDqaReader(),
             share=2500,
             license="CC-BY-4.0",
@@ -75,15 +79,16 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             ),
             ParquetReader(converters.wikitablequestions, ("question", "answers", "table")),
             share=2500,
-            license="CC-BY-4.0",
+            license="CC-BY-4.0 (the copy; its authors' release: CC-BY-SA-4.0)",
             per_picture=6,
         ),
         Source(
             "tqa",
-            Repository("HuggingFaceM4/the_cauldron", ("tqa/train-*.parquet",)),
-            ParquetReader(converters.tqa, ("texts",), "images"),
+            Repository("HuggingFaceM4/the_cauldron", ("tqa/train-*.parquet",), gigabytes=0.4),
+            ParquetReader(converters.tqa, ("texts",), "images", split=converters.turns),
             share=2500,
             license="CC-BY-NC-3.0",
+            per_picture=4,
         ),
         Source(
             "tabfact",
@@ -105,8 +110,10 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         ),
         Source(
             "plotqa",
-            Repository("HuggingFaceM4/the_cauldron", ("plotqa/train-*.parquet",), limit=2),
-            ParquetReader(converters.plotqa, ("texts",), "images"),
+            Repository(
+                "HuggingFaceM4/the_cauldron", ("plotqa/train-*.parquet",), limit=2, gigabytes=0.6
+            ),
+            ParquetReader(converters.plotqa, ("texts",), "images", split=converters.turns),
             share=2500,
             license="CC-BY-4.0",
         ),
@@ -121,30 +128,37 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         ),
         Source(
             "ocr_vqa",
-            Repository("howard-hou/OCR-VQA", ("data/train-*.parquet",), limit=2),
+            Repository("howard-hou/OCR-VQA", ("data/train-*.parquet",), limit=2, gigabytes=0.9),
             ParquetReader(
-                converters.ocr_vqa, ("questions", "answers", "title", "authorName"), "image"
+                converters.ocr_vqa,
+                ("questions", "answers", "title", "authorName"),
+                "image",
+                split=converters.ocr_vqa_turns,
             ),
             share=2000,
-            license="unstated",
+            license="not stated on the dataset's page",
         ),
         Source(
             "docvqa",
             Repository("HuggingFaceM4/DocumentVQA", ("data/train-*.parquet",), limit=8),
             ParquetReader(converters.docvqa, ("question", "answers"), "image"),
             share=3000,
-            license="unstated",
+            license="not stated on the dataset's page",
+            per_picture=2,
         ),
         Source(
             "textvqa",
-            Repository("lmms-lab/textvqa", ("data/train-*.parquet",), limit=5),
+            Repository("lmms-lab/textvqa", ("data/train-*.parquet",), limit=5, gigabytes=1.5),
             ParquetReader(converters.textvqa, ("question", "answers"), "image"),
             share=3000,
             license="CC-BY-4.0",
         ),
     ),
 }
-"""Largest last: a source that runs short is made up for by the next ones."""
+"""Largest last: a source that runs a little short is made up for by the next ones."""
+
+MODEL = Repository("Qwen/Qwen2.5-VL-3B-Instruct", ("*",), gigabytes=7.5, kind="model")
+"""The experts' base."""
 
 DEFAULT_COUNT = {
     expert: sum(source.share for source in sources) for expert, sources in SOURCES.items()

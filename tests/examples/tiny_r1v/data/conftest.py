@@ -1,6 +1,7 @@
 """Small copies of all datasets, in the layouts and schemas that they have on the Hub.
 
-docs/recipe/data.md says where each schema was read.
+docs/recipe/data.md says where each schema was read. Each has awkward rows at its end: missing
+fields, pictures that can't be read, repeated rows, several questions about a picture.
 """
 
 import io
@@ -19,7 +20,9 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 STRINGS = pa.list_(pa.string())
 
 ENOUGH = 60
-"""Rows of each source."""
+"""Rows of each source, without the awkward ones."""
+
+BROKEN = {"bytes": b"\x89PNG no picture", "path": "broken.png"}
 
 
 def picture(name, size=(120, 90), format="PNG", mode="RGB", **save):
@@ -67,6 +70,17 @@ def geometry3k(folder):
                 "ground_truth": "A",
             }
             for i in range(ENOUGH)
+        ]
+        + [
+            {
+                "images": [image("geometry 0")],
+                "problem": "<image>Find $m \\angle 0$.",
+                "answer": "10",
+            },
+            {"images": [image("no problem")], "problem": None, "answer": "1"},
+            {"images": [BROKEN], "problem": "<image>Find y.", "answer": "1"},
+            {"images": [], "problem": "Find 1 + 1.", "answer": "2"},
+            {"images": [image("a"), image("b")], "problem": "<image><image>?", "answer": "2"},
         ],
         images=pa.list_(IMAGE),
         problem=pa.string(),
@@ -89,6 +103,11 @@ def mmr1(folder):
                 "answer": "B" if i % 2 else f"\\frac{{{i + 1}}}{{7}}",
             }
             for i in range(ENOUGH)
+        ]
+        + [
+            {"images": [image("geometry 1")], "problem": "<image>Find the angle.", "answer": "11"},
+            {"images": [image("mmr1 0", format="JPEG")], "problem": "<image>Why?", "answer": None},
+            {"images": [image("tiny", size=(20, 90))], "problem": "<image>How?", "answer": "7"},
         ],
         images=pa.list_(IMAGE),
         problem=pa.string(),
@@ -109,7 +128,8 @@ def mmk12(folder):
                     "image": image(f"mmk12 {shard} {i}"),
                 }
                 for i in range(ENOUGH)
-            ],
+            ]
+            + [{"id": "text", "question": "1 + 1?", "answer": "2", "image": None}],
             id=pa.string(),
             question=pa.string(),
             answer=pa.string(),
@@ -131,11 +151,12 @@ def tat_dqa(folder):
 
     def entry(i):
         asked = [
-            ("span", ["$1,452.4"], ""),
+            ("span", ["$1,452.4"], "million"),
             ("arithmetic", 12.5, "percent"),
             ("arithmetic", -3.456, "thousand"),
             ("multi-span", ["a", "b"], ""),
             ("count", 2, ""),
+            ("span", [], ""),
         ]
         return {
             "doc": {"uid": f"doc{i}", "page": 1, "source": "report_2019.pdf"},
@@ -156,10 +177,21 @@ def tat_dqa(folder):
             ],
         }
 
-    (folder / "tatdqa_dataset_train.json").write_text(json.dumps([entry(i) for i in range(8)]))
+    entries = [entry(i) for i in range(11)] + [entry(1)]
+    (folder / "tatdqa_dataset_train.json").write_text(json.dumps(entries))
     with zipfile.ZipFile(folder / "tatdqa_docs_train.zip", "w") as archive:
-        for i in range(8):
-            archive.writestr(f"train/doc{i}.pdf", pdf(f"doc{i}", pages=2 if i == 0 else 1))
+        for i in range(10):  # of the eleventh there is none
+            pages = 2 if i == 0 else 1
+            files = [(f"doc{i}.pdf", pdf(f"doc{i}", pages)), (f"doc{i}.json", b'{"pages": []}')]
+            files += [(f"doc{i}_{n + 1}.png", picture(f"doc{i} {n}")) for n in range(pages)]
+            if i == 9:
+                files[0] = ("doc9.pdf", b"%PDF-1.4 cut")
+            for name, data in files if i % 2 else files[::-1]:
+                archive.writestr(f"train/{name}", data)
+
+
+def small_table(city="Pécs"):
+    return {"header": ["City", "Price"], "rows": [[city, "$1,234"]] * 3, "name": "csv/1.csv"}
 
 
 def wtq(folder):
@@ -177,6 +209,16 @@ def wtq(folder):
                 },
             }
             for i in range(ENOUGH)
+        ]
+        + [
+            {"id": "a", "question": "how much?", "answers": ["$1,234"], "table": small_table()},
+            {"id": "b", "question": "how many?", "answers": ["2"], "table": small_table()},
+            {"id": "b", "question": "how many?", "answers": ["2"], "table": small_table()},
+            {"id": "c", "question": "which?", "answers": [], "table": small_table()},
+            {"id": "d", "question": None, "answers": ["Pécs"], "table": small_table()},
+            {"id": "e", "question": "who?", "answers": ["Ann"], "table": None},
+            {"id": "f", "question": "where?", "answers": ["here"], "table": small_table("東京")},
+            {"id": "g", "question": "?", "answers": ["x"], "table": small_table() | {"header": []}},
         ],
         id=pa.string(),
         question=pa.string(),
@@ -198,6 +240,18 @@ def tabfact(folder):
                 "label": i % 2,
             }
             for i in range(ENOUGH)
+        ]
+        + [
+            {"table_text": text, "table_caption": caption, "statement": statement, "label": label}
+            for text, caption, statement, label in (
+                ("a#b\n1#2", None, "a is 1", 1),
+                ("a#b\n1#2", None, "a is 2", 0),  # about the same table
+                ("a#b\n1#2#3", "", "ragged", 1),
+                ("a#b\n3#4", "", None, 1),
+                ("a#b\n5#6", "", "of no label", None),
+                (None, "", "of no table", 1),
+                ("a#b", "", "without rows", 1),
+            )
         ],
         id=pa.int32(),
         table_id=pa.string(),
@@ -222,13 +276,24 @@ def the_cauldron(folder):
                 "images": [image(f"tqa {i}")],
                 "texts": [
                     {
-                        "user": question.format(i) + "Answer with the letter.",
-                        "assistant": "Answer: " + "ABCD"[i % 4],
+                        "user": question.format(f"{i}.{n}") + "Answer with the letter.",
+                        "assistant": "Answer: " + "ABCD"[(i + n) % 4],
                         "source": "TQA",
                     }
+                    for n in range(6 if i == 0 else 3)
                 ],
             }
-            for i in range(ENOUGH)
+            for i in range(ENOUGH // 5)
+        ]
+        + [
+            {"images": [image("tqa none")], "texts": []},
+            {
+                "images": [image("tqa odd")],
+                "texts": [
+                    {"user": question.format("odd"), "assistant": "Answer: seven", "source": "TQA"},
+                    {"user": None, "assistant": "Answer: A", "source": "TQA"},
+                ],
+            },
         ],
         images=pa.list_(IMAGE),
         texts=texts,
@@ -248,7 +313,11 @@ def the_cauldron(folder):
                         }
                         for n in range(5)
                     ]
-                    + [{"user": "Is it a bar chart?", "assistant": "Yes.", "source": "PlotQA"}],
+                    + [
+                        {"user": "Is it a bar chart?", "assistant": "Yes.", "source": "PlotQA"},
+                        {"user": "Be brief.", "assistant": "7.", "source": "PlotQA"},
+                        {"user": "What is it?", "assistant": None, "source": "PlotQA"},
+                    ],
                 }
                 for i in range(ENOUGH)
             ],
@@ -270,6 +339,12 @@ def chart_table(i):
     }
 
 
+def add_member(archive, name, data):
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+
+
 def chartgalaxy(folder):
     folder = folder / "ChartGalaxy/ChartGalaxy/synthetic"
     folder.mkdir(parents=True)
@@ -282,15 +357,24 @@ def chartgalaxy(folder):
                     (f"{stem}.data.json", json.dumps(chart_table(i)).encode()),
                     (f"{stem}.info.json", b'{"chart_type": "bar"}'),
                 ):
-                    member = tarfile.TarInfo(name)
-                    member.size = len(data)
-                    archive.addfile(member, io.BytesIO(data))
+                    add_member(archive, name, data)
+            add_member(archive, "./no_table.png", picture("no table"))
+            add_member(archive, "./no_picture.data.json", json.dumps(chart_table(0)).encode())
+            add_member(archive, "./broken.png", picture("broken"))
+            add_member(archive, "./broken.data.json", b"{")
+            add_member(archive, "./bare.png", picture("bare"))
+            add_member(archive, "./bare.data.json", b"{}")
 
 
 def iam_line(folder):
     write_parquet(
         folder / "Teklia/IAM-line/data/train.parquet",
-        [{"image": image(f"iam {i}", mode="L"), "text": f"a line , {i}"} for i in range(ENOUGH)],
+        [{"image": image(f"iam {i}", mode="L"), "text": f"a line , {i}"} for i in range(ENOUGH)]
+        + [
+            {"image": image("iam long", size=(9000, 40)), "text": "a long line"},
+            {"image": image("iam empty"), "text": " "},
+            {"image": image("iam none"), "text": None},
+        ],
         image=IMAGE,
         text=pa.string(),
     )
@@ -311,6 +395,22 @@ def ocr_vqa(folder):
                     "genre": "Travel",
                 }
                 for i in range(ENOUGH)
+            ]
+            + [
+                {
+                    "image": image(f"odd book {shard}"),
+                    "image_id": f"{shard}-odd",
+                    "questions": ["Who?", "What?"],
+                    "answers": ["Ann"],
+                },
+                {
+                    "image": image(f"both {shard}"),
+                    "image_id": f"{shard}-both",
+                    "questions": ["Who wrote it?", "What is its title?", None],
+                    "answers": ["Ann", "A Walk", "A Walk"],
+                    "title": "A Walk",
+                    "authorName": "Ann",
+                },
             ],
             image=IMAGE,
             image_id=pa.string(),
@@ -333,8 +433,18 @@ def docvqa(folder):
                 "docId": i,
                 "answers": [f"{i} May 1998", f"{i} may 1998"],
             }
-            for i in range(ENOUGH // 3)
-        ],
+            for i in range(ENOUGH // 3 - 3)
+        ]
+        + [
+            {
+                "questionId": f"same {i}",
+                "question": f"What stands in line {i}?",
+                "image": image("one letter", compress_level=i),  # other bytes, the same picture
+                "answers": ["Dear Sir"],
+            }
+            for i in range(4)
+        ]
+        + [{"questionId": "none", "question": "?", "image": image("none"), "answers": None}],
         questionId=pa.string(),
         question=pa.string(),
         image=IMAGE,
@@ -355,6 +465,17 @@ def textvqa(folder):
                 "answers": [f"stop {i}"] * 6 + ["stop"] * 4,
             }
             for i in range(ENOUGH)
+        ]
+        + [
+            {"question": "what?", "image": image("unclear"), "answers": list("abcdefghij")},
+            {"question": "what?", "image": image("unasked"), "answers": None},
+            {"question": None, "image": image("unasked"), "answers": ["stop"] * 10},
+            {"question": "what?", "image": BROKEN, "answers": ["stop"] * 10},
+            {
+                "question": "which word?",
+                "image": image("sign 0", format="JPEG"),
+                "answers": ["stop 0"] * 10,
+            },
         ],
         image_id=pa.string(),
         question_id=pa.int32(),
@@ -396,6 +517,8 @@ def evaluation_sets(folder):
     (ocr_reasoning / "dataset.json").write_text(json.dumps(asked))
     with zipfile.ZipFile(ocr_reasoning / "images.zip", "w") as archive:
         archive.writestr("images/1.jpg", picture("evaluation receipt", format="JPEG"))
+        archive.writestr("images/2.jpg", b"no picture")
+        archive.writestr("__MACOSX/images/._1.jpg", b"what macOS adds")
 
 
 @pytest.fixture(scope="session")
@@ -412,5 +535,13 @@ def hub_copies(tmp_path_factory):
 def make():
     """The functions that make single pictures, image cells and Parquet files."""
     return SimpleNamespace(
-        picture=picture, image=image, parquet=write_parquet, pdf=pdf, IMAGE=IMAGE, STRINGS=STRINGS
+        picture=picture,
+        image=image,
+        parquet=write_parquet,
+        pdf=pdf,
+        tat_dqa=tat_dqa,
+        chart_table=chart_table,
+        add_member=add_member,
+        IMAGE=IMAGE,
+        STRINGS=STRINGS,
     )

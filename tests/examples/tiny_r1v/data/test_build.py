@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from examples.quickstart import base_model
-from examples.tiny_r1v.data import build, cli, evaluation, parts
+from examples.tiny_r1v.data import build, cli, evaluation, images, parts
 from examples.tiny_r1v.data.errors import DataError
 from examples.tiny_r1v.data.fetch import Repository
 from examples.tiny_r1v.data.manifest import Settings
@@ -28,6 +28,11 @@ QUICKSTART_MODEL = Path(base_model.__file__).with_name("base_model")
 
 def run(*arguments):
     return cli.main(list(map(str, arguments)))
+
+
+def link(repo, copies, folder):
+    (folder / repo).parent.mkdir(parents=True, exist_ok=True)
+    (folder / repo).symlink_to(copies / repo)
 
 
 def rows(folder, split="train"):
@@ -90,7 +95,7 @@ def test_the_manifest_accounts_for_every_row_that_was_read(made):
     by_name = {source["name"]: source for source in manifest["sources"]}
     assert by_name["wtq"]["dropped"]["several answers"] == 12
     tat_dqa = by_name["tat_dqa"]
-    assert tat_dqa["read"] == 40 and tat_dqa["dropped"]["several answers"] == 8
+    assert tat_dqa["read"] == 72 and tat_dqa["dropped"]["several answers"] == 12
     assert tat_dqa["license"] == "CC-BY-4.0"
     assert set(tat_dqa["files"]) == {"tatdqa_dataset_train.json", "tatdqa_docs_train.zip"}
     assert sum(source["kept"] for source in manifest["sources"]) == 68
@@ -100,13 +105,15 @@ def test_the_manifest_accounts_for_every_row_that_was_read(made):
         "OCR-Reasoning", "MME", "MMStar",
     }  # fmt: skip
     assert all(entry["questions"] and entry["pictures"] for entry in manifest["evaluation_sets"])
+    unreadable = {entry["name"]: entry["unreadable"] for entry in manifest["evaluation_sets"]}
+    assert unreadable == dict.fromkeys(unreadable, 0) | {"OCR-Reasoning": 1}
 
 
 def test_a_source_that_runs_short_is_made_up_for(made):
     manifest = json.loads((made / "ocr/manifest.json").read_text())
     docvqa, textvqa = manifest["sources"][2:]
-    assert docvqa["kept"] < docvqa["wanted"]
-    assert textvqa["kept"] == textvqa["wanted"]
+    assert (docvqa["kept"], docvqa["share"]) == (19, 21)
+    assert textvqa["kept"] == textvqa["share"] + 2
 
 
 def test_the_same_seed_draws_the_same_whatever_the_threads_and_the_order(
@@ -170,14 +177,46 @@ def test_a_folder_of_other_settings_is_not_overwritten(made, hub_copies, capsys)
 
 def test_too_few_rows_are_an_error_that_says_what_became_of_them(hub_copies, tmp_path, capsys):
     options = ("--output", tmp_path, "--count", 5000, "--source-dir", hub_copies)
-    assert run("ocr", *options) == 1
+    permitted = [word for source in SOURCES["ocr"] for word in ("--allow-short", source.name)]
+    assert run("ocr", *options, *permitted) == 1
     error = capsys.readouterr().err
     assert "rows too few for 5000 training and 300 validation rows" in error
-    assert "docvqa: 20 read, 20 of" in error
+    assert "docvqa: 22 questions read, 19 of" in error
+    assert "left out: 2 another question about the same picture, 1 no answer" in error
+
+
+def test_a_source_that_gives_too_little_of_its_share_stops_the_build_until_it_is_permitted(
+    hub_copies, tmp_path, capsys
+):
+    options = ("--output", tmp_path, "--count", 98, "--val", 2, "--source-dir", hub_copies)
+    assert run("ocr", *options) == 1
+    error = capsys.readouterr().err
+    assert "docvqa (HuggingFaceM4/DocumentVQA) gives 19 rows of its share of 30, under 80%" in error
+    assert "22 questions read" in error and "2 another question about the same picture" in error
+    assert "--allow-short docvqa" in error
+    assert not (tmp_path / "ocr/train.parquet").exists()
+    assert run("ocr", *options, "--allow-short", "docvqa") == 0
+    sources = json.loads((tmp_path / "ocr/manifest.json").read_text())["sources"]
+    assert [(source["share"], source["kept"]) for source in sources] == [
+        (20, 20),
+        (20, 20),
+        (30, 19),
+        (30, 41),
+    ]
+
+
+def test_the_six_of_the_structured_expert_give_equal_shares(made):
+    sources = json.loads((made / "structure/manifest.json").read_text())["sources"]
+    assert {source["share"] for source in sources} <= {11, 12}
+    assert all(source["kept"] == source["share"] for source in sources)
 
 
 def test_a_missing_column_is_named_with_its_file(make, hub_copies, tmp_path, capsys, monkeypatch):
     path = tmp_path / "hub/hiyouga/geometry3k/data/train-0.parquet"
+    for source in SOURCES["math"][1:]:
+        link(source.repository.repo, hub_copies, tmp_path / "hub")
+    for entry in evaluation.EVALUATION_SETS:
+        link(entry.repository.repo, hub_copies, tmp_path / "hub")
     row = {"images": [make.image("a")], "problem": "?", "anwser": "1"}
     make.parquet(path, [row], images=pa.list_(make.IMAGE), problem=pa.string(), anwser=pa.string())
     monkeypatch.setattr(build, "load_index", lambda *_: (None, []))
@@ -203,9 +242,7 @@ def test_questions_and_pictures_of_the_evaluation_are_left_out(
         answer=pa.string(),
     )
     for entry in evaluation.EVALUATION_SETS:
-        repo = entry.repository.repo
-        (tmp_path / "hub" / repo).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "hub" / repo).symlink_to(hub_copies / repo)
+        link(entry.repository.repo, hub_copies, tmp_path / "hub")
     monkeypatch.setitem(build.SOURCES, "math", SOURCES["math"][:1])
     monkeypatch.setitem(build.DEFAULT_COUNT, "math", SOURCES["math"][0].share)
     options = ("--output", tmp_path, "--source-dir", tmp_path / "hub", "--count", 4, "--val", 1)
@@ -232,9 +269,53 @@ def test_an_evaluation_set_without_questions_stops_the_run(hub_copies, tmp_path)
         evaluation._read(entry, fetched, 1)
 
 
+def test_an_evaluation_picture_is_known_with_transparency_and_rotation(tmp_path):
+    """As training pictures are compared: turned upright, and on white."""
+    drawing = Image.new("RGBA", (80, 40), (0, 0, 0, 0))
+    drawing.paste((0, 0, 0, 255), (10, 5, 40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    raw = io.BytesIO()
+    drawing.save(raw, format="PNG", exif=exif)
+    assert evaluation._hashed(raw.getvalue()) == images.prepare(raw.getvalue()).bits.hex()
+    assert int(evaluation._hashed(raw.getvalue()), 16).bit_count() > 16
+
+
+def test_an_archive_of_evaluation_pictures_that_is_not_read_stops_the_run(tmp_path):
+    (tmp_path / "org/packed").mkdir(parents=True)
+    (tmp_path / "org/packed/images.tar.gz").write_bytes(b"")
+    entry = evaluation.EvaluationSet("Packed", Repository("org/packed", ("*",)))
+    fetched = evaluation.fetch(entry.repository, 0, tmp_path)
+    with pytest.raises(DataError, match=r"images.tar.gz: .gz archives are not read here"):
+        evaluation._read(entry, fetched, 1)
+
+
+def test_all_missing_copies_are_named_before_anything_is_read(hub_copies, tmp_path, capsys):
+    link("hiyouga/geometry3k", hub_copies, tmp_path / "hub")
+    options = ("--output", tmp_path / "out", "--source-dir", tmp_path / "hub")
+    assert run("math", *options) == 1
+    error = capsys.readouterr().err
+    missing = ["MMR1/MMR1-Math-RL-Data-v0", "FanqingM/MMK12", "Lin-Chen/MMStar"]
+    assert all(f"has no folder {repo}" in error for repo in missing)
+    assert "geometry3k" not in error and "--print-downloads" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_command_prints_all_downloads_of_the_recipe(monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert run("mixture", "--print-downloads", "DIR") == 0
+    script = capsys.readouterr().out
+    assert script.count("hf download") == 13 + len(evaluation.EVALUATION_SETS) + 1
+    for source in (source for sources in SOURCES.values() for source in sources):
+        assert f"hf download {source.repository.repo} " in script
+    assert "hf download Qwen/Qwen2.5-VL-3B-Instruct --repo-type model" in script
+
+
 @pytest.mark.parametrize(
     "wrong, said",
     [
+        (("--allow-short", "geometry3"), "Did you mean geometry3k? Its sources: geometry3k, mmr1"),
+        (("--allow-short", "tqa"), "tqa: no source of math"),
         (("--count", "0"), "0 is no number from 1 on"),
         (("--source-dir", "nowhere"), "nowhere is no folder"),
         (("--seed", "x"), "invalid int value"),
