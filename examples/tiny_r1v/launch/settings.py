@@ -99,7 +99,7 @@ def _verl(module: str, arguments: Sequence[str]) -> DictConfig:
     folder = next((each for each in folders if (each / "ppo_trainer.yaml").exists()), None)
     if folder is None:
         raise NotComposed(
-            f"{sys.executable} finds no verl 0.9, which this run needs. docs/recipe.md installs it; "
+            f"{sys.executable} finds no verl 0.9, which this run needs: docs/recipe.md. "
             "PYTHON=… in front names another interpreter."
         )
     from hydra import compose, initialize_config_dir

@@ -34,6 +34,19 @@ BLIND = (
 )
 
 
+NOT_COMPARED = (
+    "EasyR1 does not compare vLLM with the trainer: compare the accuracy below with that of the base "
+    "model on the same file, by python -m lipo_verl.evaluate; far below it, vLLM does not see the "
+    "pictures"
+)
+
+AGREEMENT = (
+    "rollout_actor_probs_pearson_corr",
+    "rollout_probs_diff_mean",
+    "rollout_probs_diff_max",
+)
+
+
 def steps(output: Path) -> dict[int, dict[str, float]]:
     """Metrics by step and by name, ``critic/score/mean``, of either framework's log."""
     found: dict[int, dict[str, float]] = {}
@@ -51,77 +64,56 @@ def judge(
     """Whether each thing that was looked at is as it should be, and a sentence on it.
 
     metrics:  by step
-    accuracy: of the base model, in the validation before training
+    accuracy: of the base model, in the validation before training; None: it was not logged
     saved:    step of the last whole checkpoint
     """
-    done = [step for step in range(1, STEPS + 1) if step in metrics]
-    if len(done) < STEPS:
-        return [(False, f"only {len(done)} of {STEPS} steps were logged")]
+    if STEPS not in metrics:
+        return [(False, f"step {STEPS} was not logged")]
     first, last = metrics[1], metrics[STEPS]
-    found = []
-    if framework == "verl":
-        pearson = first.get("training/rollout_actor_probs_pearson_corr", math.nan)
-        difference = first.get("training/rollout_probs_diff_mean", math.nan)
-        largest = first.get("training/rollout_probs_diff_max", math.nan)
-        agree = pearson >= PEARSON
-        found.append(
-            (
-                agree,
-                f"probabilities of the rollouts' tokens in vLLM and in the trainer: correlation "
-                f"{pearson:.4f}, difference {difference:.4f} on average, {largest:.2f} at most: "
-                + (
-                    "they are the same model"
-                    if agree
-                    else f"below {PEARSON}, {BLIND}"
-                    if pearson < PEARSON
-                    else "not known; leave actor_rollout_ref.rollout.calculate_log_probs=true"
-                ),
-            )
-        )
-    else:
-        found.append(
-            (
-                True,
-                "EasyR1 does not compare vLLM with the trainer: compare the accuracy below with "
-                "that of the base model on the same file, by python -m lipo_verl.evaluate; far "
-                "below it, vLLM does not see the pictures",
-            )
-        )
+    rewards = [each.get("critic/score/mean", math.nan) for each in (first, last)]
+    cut = first.get("response_length/clip_ratio", math.nan)
+    seconds = last.get("perf/time_per_step", math.nan)
+    found = [_same_model(first) if framework == "verl" else (True, NOT_COMPARED)]
     if accuracy is not None:
         found.append((accuracy > 0, f"accuracy of the base model before training: {accuracy:.3f}"))
-    score = [metrics[step].get("critic/score/mean", math.nan) for step in done]
-    found.append(
+    found += [
         (
-            all(value > 0 for value in score),
-            f"mean reward: {', '.join(f'{value:.3f}' for value in score)}"
-            + ("" if all(value > 0 for value in score) else ": nothing would be learnt from that"),
-        )
-    )
-    cut = first.get("response_length/clip_ratio", math.nan)
-    found.append(
+            all(reward > 0 for reward in rewards),
+            "mean reward: " + ", ".join(f"{reward:.3f}" for reward in rewards),
+        ),
         (
             not cut > 0.5,
             f"responses: {first.get('response_length/mean', math.nan):.0f} tokens on average, "
-            f"{100 * cut:.0f} % cut at the budget",
-        )
-    )
-    norms = [value for name, value in last.items() if name.endswith("grad_norm")]
-    found += [(math.isfinite(norm), f"norm of the last gradient: {norm:.3g}") for norm in norms[:1]]
-    memory = [value for name, value in last.items() if name.endswith("max_memory_reserved_gb")]
-    found += [(True, f"most memory of a GPU: {max(memory):.0f} GiB, vLLM's not counted")] * bool(
-        memory
-    )
-    seconds = last.get("perf/time_per_step", math.nan)
-    found.append(
+            f"{100 * cut:.0f} % of them cut at the budget",
+        ),
+    ]
+    for name, value in last.items():
+        if name.endswith("grad_norm"):
+            found.append((math.isfinite(value), f"norm of the gradient: {value:.3g}"))
+        elif name.endswith("max_memory_reserved_gb"):
+            found.append((True, f"most memory of a GPU, without vLLM's: {value:.0f} GiB"))
+    whole = saved == STEPS
+    return [
+        *found,
         (
             True,
             f"the second step took {seconds:.0f} s for {PROMPTS} prompts; one of 512 takes up to 8 "
             "times as long",
-        )
+        ),
+        (whole, "the checkpoint is " + ("whole" if whole else "missing, or not whole")),
+    ]
+
+
+def _same_model(metrics: Mapping[str, float]) -> tuple[bool, str]:
+    """Whether vLLM computes what the trainer computes, by verl's metrics of the first step."""
+    pearson, mean, largest = (metrics.get(f"training/{name}", math.nan) for name in AGREEMENT)
+    found = (
+        f"probabilities of the responses' tokens in vLLM and in the trainer: correlation "
+        f"{pearson:.4f}, difference {mean:.4f} on average, {largest:.2f} at most"
     )
-    whole = saved == STEPS
-    found.append((whole, "its checkpoint is " + ("whole" if whole else "missing or not whole")))
-    return found
+    if math.isnan(pearson):
+        return False, f"{found}: leave actor_rollout_ref.rollout.calculate_log_probs=true"
+    return pearson >= PEARSON, found if pearson >= PEARSON else f"{found}: below {PEARSON}, {BLIND}"
 
 
 def main() -> None:

@@ -169,9 +169,9 @@ else
 fi
 command=("$python" -m "$entry" "${arguments[@]}" "${extra[@]}" "$@")
 # Under another name until it is known that the run in this folder has these settings.
-new=("$output" "$entry" "${arguments[@]/#"config=$composed"/"config=$composed.new"}" "${extra[@]}" "$@")
-keeping=("$python" -m examples.tiny_r1v.launch.settings "${new[@]}")
-checking=("$python" -m examples.tiny_r1v.launch.check "${new[@]}")
+keeping=("$python" -m examples.tiny_r1v.launch.settings "$output" "$entry"
+    "${arguments[@]/#"config=$composed"/"config=$composed.new"}" "${extra[@]}" "$@")
+checking=("$python" -m examples.tiny_r1v.launch.check "$output" "${command[@]:2}")
 
 if $dry_run; then
     ((${#prepare[@]} == 0)) || show "${prepare[@]}" "$composed"
@@ -181,6 +181,7 @@ fi
 
 ((${#prepare[@]} == 0)) || "${prepare[@]}" "$composed.new"
 "${keeping[@]}"
+((${#prepare[@]} == 0)) || mv "$composed.new" "$composed"
 finished=$output/finished
 if cmp --silent "$output/settings.json" "$finished"; then
     echo "$name is finished: $checkpoints"
@@ -189,7 +190,6 @@ fi
 ! $check || "${checking[@]}"
 ((nodes == 1)) || "$python" -m examples.tiny_r1v.launch.await_ray --nodes "$nodes" --gpus "$gpus"
 if [[ $framework == easyr1 ]]; then
-    mv "$composed.new" "$composed"
     # EasyR1 empties its log at every start; this way each start has its own.
     ln -sfn "../$(basename "$metrics")" "$checkpoints/experiment_log.jsonl"
 fi
