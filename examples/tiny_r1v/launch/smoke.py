@@ -35,9 +35,9 @@ BLIND = (
 
 
 NOT_COMPARED = (
-    "EasyR1 does not compare vLLM with the trainer: compare the accuracy below with that of the base "
-    "model on the same file, by python -m lipo_verl.evaluate; far below it, vLLM does not see the "
-    "pictures"
+    "EasyR1 does not compare vLLM with the trainer: compare the accuracy below with that of the "
+    "base model on the same file, by python -m lipo_verl.evaluate; far below it, vLLM does not see "
+    "the pictures"
 )
 
 AGREEMENT = (
