@@ -139,6 +139,8 @@ def needs(module: str, config: DictConfig) -> Needs:
         size, unknown = None, str(error)
     framework = "easyr1" if module in EASYR1 else "verl"
     per_node, saved = config.trainer.n_gpus_per_node, frameworks.checkpoints(config, run.steps)
+    if OmegaConf.select(config, "recipe.save_from"):
+        saved += 1  # one out of turn, launch/until.py
     common = dict(
         framework=framework,
         nodes=config.trainer.nnodes,

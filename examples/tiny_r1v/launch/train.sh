@@ -19,8 +19,8 @@ Trains one expert or baseline, or resumes from its last checkpoint.
   --nodes N                      default 1. More: RAY_ADDRESS names a Ray cluster that has them
   --submit URL                   as a job of the Ray cluster with this dashboard, http://head:8265;
                                  every node sees this repository, data and output under the same paths
-  --until TIME                   when this machine is taken away, as `date` reads it: in the half hour
-                                 before, each step is saved. EasyR1: every 20 steps from the start
+  --until TIME                   when this machine is taken away, as `date` reads it: saves every 20
+                                 steps, and each step in the half hour before (not in EasyR1)
   --model PATH                   another base model: a folder or a Hub id
   --data DIR                     default data/tiny_r1v/<profile>
   --output DIR                   default runs/<profile>/<framework>/<algorithm>-<expert>
@@ -81,7 +81,7 @@ fi
 if [[ -n $until ]]; then
     end=$(date -d "$until" +%s 2>/dev/null) ||
         die "--until $until: no time that date reads, such as 18:30, 2027-01-31 08:00 or @1800000000"
-    save_from=$((end - 1800))
+    save_from=$((end - (gpus * nodes == 1 ? 4500 : 1800))) # two steps and their checkpoints
 fi
 
 cd "$repository" # the launchers and configurations are modules and paths of it

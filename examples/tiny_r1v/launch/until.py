@@ -1,4 +1,4 @@
-"""Saves every step when the time of a run on a machine is nearly over.
+"""Saves more often where the time of a run on a machine is limited, and every step at its end.
 
 verl 0.9's trainer (v1) saves every ``trainer.save_freq`` steps and knows no other occasion: neither
 a signal nor ``trainer.esi_redundant_time``, which its older trainer reads. It does keep a callback,
@@ -16,6 +16,9 @@ from typing import Any
 from omegaconf import DictConfig
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 
+OFTEN = 20
+"""Steps between checkpoints before that, in runs that save less often."""
+
 EXTRA = "extra"
 """A file in a checkpoint that was saved out of turn: it is removed when a later one is whole."""
 
@@ -26,6 +29,8 @@ class SaveFrom(CheckpointCallback):
     def __init__(self, config: DictConfig) -> None:
         super().__init__(config)
         self.every = config.trainer.save_freq
+        if self.every % OFTEN == 0:
+            config.trainer.save_freq = OFTEN
         wait = max(0.0, config.recipe.save_from - time.time())
         timer = threading.Timer(wait, self._save_every_step)
         timer.daemon = True

@@ -166,6 +166,7 @@ def test_disk_is_that_of_all_checkpoints():
         ("mixture", (), 6),
         ("ocr", ("trainer.save_freq=50",), 3),
         ("ocr", ("trainer.save_freq=-1",), 0),
+        ("mixture", ("+recipe.save_from=1800000000",), 7),
     ]:
         assert of_verl(*overrides, expert=expert).disk == number * one
 

@@ -46,6 +46,11 @@ def test_machine_place_and_what_is_written_are_no_settings(command):
     assert settings(composed(*command())) == settings(composed(*elsewhere))
 
 
+def test_a_time_limit_is_no_setting():
+    limit = ("+recipe.save_from=1800000000", "trainer.checkpoint_callback_class=x.Y")
+    assert settings(composed(*verl())) == settings(composed(*verl(*limit)))
+
+
 def test_what_differs_is_what_was_set_otherwise(command):
     """Neither what has the same value nor what follows from another setting."""
     others = {"algorithm.lipo.std_floor": 0.3, "data.max_response_length": 1024}

@@ -13,12 +13,12 @@ from verl.trainer.ppo.checkpoint_callback import build_checkpoint_callback
 from examples.tiny_r1v.launch.until import SaveFrom
 
 
-def config_of(save_from):
+def config_of(save_from, save_freq=20):
     return OmegaConf.create(
         {
             "recipe": {"save_from": save_from},
             "trainer": {
-                "save_freq": 20,
+                "save_freq": save_freq,
                 "checkpoint_callback_class": f"{SaveFrom.__module__}.{SaveFrom.__name__}",
             },
         }
@@ -50,6 +50,25 @@ def test_verl_saves_every_step_from_then_on():
     while config.trainer.save_freq != 1:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("save_freq, often", [(60, 20), (20, 20), (10, 10), (30, 30), (-1, -1)])
+def test_runs_that_save_seldom_save_more_often_before(save_freq, often):
+    config = config_of(time.time() + 3600, save_freq)
+    build_checkpoint_callback(config)
+    assert config.trainer.save_freq == often
+
+
+def test_what_was_saved_more_often_is_out_of_turn(tmp_path):
+    callback = SaveFrom(config_of(time.time() + 3600, save_freq=60))
+    for step in (20, 40, 60, 80):
+        (tmp_path / f"global_step_{step}").mkdir()
+        trainer = SimpleNamespace(total_training_steps=360)
+        callback.on_save(trainer, step, str(tmp_path / f"global_step_{step}"))
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == [
+        "global_step_60",
+        "global_step_80",
+    ]
 
 
 def test_a_checkpoint_out_of_turn_is_kept_until_a_later_one_is_whole(callback):
