@@ -1,5 +1,6 @@
 """The shell launchers: what they print, what they refuse, how they start, stop and resume."""
 
+import json
 import os
 import shlex
 import signal
@@ -441,6 +442,17 @@ def test_the_recipe_does_every_stage_once_and_frees_what_nobody_needs(environmen
     again = launch("recipe.sh", *arguments, env=environment)
     assert again.returncode == 0, again.stderr
     assert len(calls(tmp_path)) == 6
+
+
+def test_the_recipe_asks_for_all_of_its_disk_before_it_starts(environment, tmp_path):
+    config = json.loads((REPOSITORY / "examples/quickstart/base_model/config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 10**12
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    arguments = ("--model", tmp_path, "--gpus", 8, "--output", tmp_path / "runs")
+    done = launch("recipe.sh", *arguments, env=environment)
+    assert done.returncode == 1
+    assert "12 runs, their models and the merges take about" in done.stderr
+    assert calls(tmp_path) == []
 
 
 def test_the_recipe_resumes_at_the_stage_that_failed(environment, tmp_path):
