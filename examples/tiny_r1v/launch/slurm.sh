@@ -7,8 +7,8 @@
 # Repository, data and output must be seen by every node. Variables of the environment you submit from:
 #   PYTHON     the interpreter
 #   CONTAINER  what stands between srun and its command: srun's own options for enroot, or a prefix:
-#              '--container-image=/images/lipo.sqsh --container-mounts=/work'
-#              'apptainer exec --nv --bind /work /images/lipo.sif'
+#              '--container-image=/images/lipo.sqsh --container-mounts=/project'
+#              'apptainer exec --nv --bind /project /images/lipo.sif'
 #   INTERFACE  the network interface for Ray, NCCL and Gloo, such as ib0
 #SBATCH --job-name=tiny-r1v
 #SBATCH --nodes=1
