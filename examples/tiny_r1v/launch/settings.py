@@ -37,15 +37,17 @@ MAY_DIFFER = (
     *("*micro_batch_size*", "*max_token_len_per_gpu", "*offload*", "*parallel_size"),
     *("*.gpu_memory_utilization", "*.enforce_eager", "*.free_cache_engine", "*max_num_seqs"),
     *("*max_num_batched_tokens", "*use_torch_compile", "*.enable_gradient_checkpointing"),
+    *("*use_fused_kernels", "*fused_kernel_options*"),
     # what it writes, and where
     *("recipe.output", "trainer.save_checkpoint_path", "trainer.*_name", "trainer.logger"),
     *("trainer.*_freq", "trainer.save_limit", "trainer.max_*_ckpt_to_keep", "recipe.*_every"),
+    *("trainer.checkpoint_callback_class", "recipe.save_from"),
     *("trainer.val_before_train", "trainer.val_generations_to_log", "*profiler.*", "*.trace.*"),
-    # what STEPS come from, and GOES_ON
+    # what STEPS come from, and RESUMES
     *("recipe.*_steps", "trainer.resume_*", "trainer.find_last_*", "trainer.load_checkpoint_path"),
 )
 
-GOES_ON = {
+RESUMES = {
     "trainer.resume_mode": "auto",
     "trainer.find_last_checkpoint": True,
     "trainer.load_checkpoint_path": None,
@@ -67,16 +69,17 @@ def settings(config: DictConfig) -> dict[str, Any]:
     what follows from another setting is not named beside it."""
     flat = {
         name: value
-        for name, value in _leaves(OmegaConf.to_container(config))
+        for name, value in leaves(OmegaConf.to_container(config))
         if not any(fnmatch(name, pattern) for pattern in MAY_DIFFER)
     }
     return flat | {name: OmegaConf.select(config, name) or 0 for name in STEPS if name in flat}
 
 
-def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What is nested in dicts, by dotted names."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
-            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+            yield from leaves(value, f"{name}.{key}" if name else str(key))
     else:
         yield name, node
 
@@ -95,7 +98,10 @@ def _verl(module: str, arguments: Sequence[str]) -> DictConfig:
     folders = [Path(each) / "trainer/config" for each in spec.submodule_search_locations or ()]
     folder = next((each for each in folders if (each / "ppo_trainer.yaml").exists()), None)
     if folder is None:
-        raise NotComposed(f"{sys.executable} finds no verl, which this run needs.")
+        raise NotComposed(
+            f"{sys.executable} finds no verl 0.9, which this run needs: docs/recipe.md. "
+            "PYTHON=… in front names another interpreter."
+        )
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.types import Quote, QuotedString
     from hydra.errors import HydraException
@@ -135,11 +141,11 @@ def keep(output: Path, module: str, arguments: Sequence[str]) -> None:
             f"{output} holds a run, and no {RECORD} that says under which settings it was "
             "trained. Remove that folder, or choose another one with --output."
         )
-    for name, value in GOES_ON.items():
+    for name, value in RESUMES.items():
         if saved and (given := OmegaConf.select(config, name, default=value)) != value:
             raise SettingsDiffer(
                 f"{output} holds checkpoints, and {name}={given} would train over them from "
-                "elsewhere. Leave it out to go on from them, or choose another folder with "
+                "elsewhere. Leave it out to resume from them, or choose another folder with "
                 "--output."
             )
     names = "|".join(map(re.escape, STEPS))

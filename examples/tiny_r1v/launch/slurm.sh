@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# One training run as a Slurm job; to be submitted from the repository's root:
+# One training run, or the whole recipe, as a Slurm job; submitted from the repository's root:
 #   sbatch --nodes 2 examples/tiny_r1v/launch/slurm.sh --algorithm lipo --expert math [...]
-# takes the options of train.sh but --nodes and --gpus. With several nodes it starts a Ray cluster of
-# them. Submitted again, or requeued, it goes on from the last checkpoint. A run trains in one job at
-# a time: with --job-name lipo-math --dependency=singleton its jobs wait for each other. Repository,
-# data, output and Python environment must be seen by every node. Your cluster's partition, account
-# and modules: options of sbatch, and the environment that you submit from.
+#   sbatch examples/tiny_r1v/launch/slurm.sh recipe --algorithms lipo,grpo [...]
+# takes the options of train.sh, or after "recipe" those of recipe.sh, but --nodes, --gpus and --until.
+# Several nodes become a Ray cluster. At the time limit the job ends, is requeued and resumes.
+# Repository, data and output must be seen by every node. Variables of the environment you submit from:
+#   PYTHON     the interpreter
+#   CONTAINER  what stands between srun and its command: srun's own options for enroot, or a prefix:
+#              '--container-image=/images/lipo.sqsh --container-mounts=/project'
+#              'apptainer exec --nv --bind /project /images/lipo.sif'
+#   INTERFACE  the network interface for Ray, NCCL and Gloo, such as ib0
 #SBATCH --job-name=tiny-r1v
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -15,7 +19,8 @@
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
 #SBATCH --requeue
-#SBATCH --signal=B:TERM@120
+#SBATCH --signal=B:USR1@120
+#SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.log
 set -euo pipefail
 
@@ -28,32 +33,46 @@ fi
 # shellcheck source=examples/tiny_r1v/launch/lib.sh
 source "$here/lib.sh"
 
+launcher=train.sh
+[[ ${1:-} != recipe ]] || { launcher=recipe.sh && shift; }
 gpus=${SLURM_GPUS_ON_NODE:?Ask Slurm for GPUs: --gpus-per-node=8}
-nodes=$SLURM_JOB_NUM_NODES
 for argument in "$@"; do
-    [[ $argument != --nodes && $argument != --gpus ]] ||
-        die "$argument is an option of sbatch here: --nodes, --gpus-per-node"
+    [[ $argument != --nodes && $argument != --gpus && $argument != --until ]] ||
+        die "$argument is an option of sbatch here: --nodes, --gpus-per-node, --time"
+    [[ $argument != -- ]] || break
 done
-if ((nodes == 1)); then
-    run "$here/train.sh" --gpus "$gpus" "$@"
-    exit
-fi
+options=(--gpus "$gpus" --nodes "$SLURM_JOB_NUM_NODES")
+[[ -z ${SLURM_JOB_END_TIME:-} ]] || options+=(--until "@$SLURM_JOB_END_TIME")
 
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-head=${hosts[0]}
-port=$((6379 + SLURM_JOB_ID % 1000)) # two jobs on one node do not meet
-export RAY_ADDRESS=$head:$port
-ray_options=(--num-gpus "$gpus" --num-cpus "${SLURM_CPUS_PER_TASK:-64}" --disable-usage-stats --block)
-workers=()
-trap '((${#workers[@]} == 0)) || kill "${workers[@]}" 2>/dev/null || true' EXIT
+# srun does not take the job's --cpus-per-task over.
+on=(srun --nodes=1 --ntasks=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:?Ask Slurm for CPUs: --cpus-per-task}")
+read -ra container <<<"${CONTAINER:-}"
+cluster=() workers=()
+if ((${#hosts[@]} > 1)); then
+    [[ -z ${INTERFACE:-} ]] || export NCCL_SOCKET_IFNAME=$INTERFACE GLOO_SOCKET_IFNAME=$INTERFACE
+    # address HOST: of INTERFACE, or the first that is not its loopback.
+    address() {
+        local command="hostname -I | cut -d ' ' -f 1"
+        [[ -z ${INTERFACE:-} ]] ||
+            command="ip -4 -o address show dev $INTERFACE | sed -E 's/.* inet ([0-9.]+).*/\1/'"
+        "${on[@]}" --nodelist="$1" bash -c "$command"
+    }
+    RAY_ADDRESS=$(address "${hosts[0]}"):$((6379 + SLURM_JOB_ID % 1000)) # two jobs on one node do not meet
+    export RAY_ADDRESS
+    cluster=("$here/ray_node.sh" "${RAY_ADDRESS%:*}" "$gpus" "$SLURM_CPUS_PER_TASK")
+    trap 'kill "${workers[@]}" 2>/dev/null || true' EXIT
+    for host in "${hosts[@]:1}"; do
+        "${on[@]}" --nodelist="$host" "${container[@]}" \
+            "$here/ray_node.sh" "$(address "$host")" "$gpus" "$SLURM_CPUS_PER_TASK" &
+        workers+=($!)
+    done
+fi
 
-# Slurm ends the steps with the job, and with them Ray and all that it started on their nodes.
-srun --nodes=1 --ntasks=1 --nodelist="$head" ray start --head --port "$port" "${ray_options[@]}" &
-workers+=($!)
-for host in "${hosts[@]:1}"; do
-    srun --nodes=1 --ntasks=1 --nodelist="$host" \
-        bash -c "until ray start --address $RAY_ADDRESS ${ray_options[*]}; do sleep 5; done" &
-    workers+=($!)
-done
-"$python" -m examples.tiny_r1v.launch.await_ray --nodes "$nodes"
-run "$here/train.sh" --gpus "$gpus" --nodes "$nodes" "$@"
+# Before the time limit: everything ends as with SIGTERM, and the job waits for its next turn.
+limit=false status=0
+trap 'limit=true; kill -TERM $$' USR1
+run "${on[@]}" --nodelist="${hosts[0]}" "${container[@]}" "${cluster[@]}" \
+    "$here/$launcher" "${options[@]}" "$@" || status=$?
+! $limit || ((status == 0)) || scontrol requeue "$SLURM_JOB_ID"
+exit "$status"

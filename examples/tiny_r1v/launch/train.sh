@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'END'
-Trains one expert or baseline, or goes on from its last checkpoint.
+Trains one expert or baseline, or resumes from its last checkpoint.
 
   examples/tiny_r1v/launch/train.sh --algorithm lipo --expert math [options] [-- key=value ...]
 
@@ -14,37 +14,46 @@ Trains one expert or baseline, or goes on from its last checkpoint.
   --expert    math|structure|ocr|mixture
   --framework verl|easyr1        default verl
   --profile   3b|quickstart      default 3b; quickstart: a tiny model on the CPU, in minutes
-  --gpus N                       per node: 1, 4 or 8; default: all that nvidia-smi lists.
+  --gpus N                       per node; default: all that nvidia-smi lists.
                                  quickstart: ranks on this CPU, default 1
   --nodes N                      default 1. More: RAY_ADDRESS names a Ray cluster that has them
   --submit URL                   as a job of the Ray cluster with this dashboard, http://head:8265;
                                  every node sees this repository, data and output under the same paths
+  --until TIME                   when this machine is taken away, as `date` reads it: saves every 20
+                                 steps, and each step in the half hour before (not in EasyR1)
   --model PATH                   another base model: a folder or a Hub id
   --data DIR                     default data/tiny_r1v/<profile>
   --output DIR                   default runs/<profile>/<framework>/<algorithm>-<expert>
+  --smoke                        two steps of 64 prompts in the folder OUTPUT-smoke, each time anew, and
+                                 what they say about the real run
   --dry-run                      print the commands, do nothing
   --no-check                     start on a machine that lacks something
   -- key=value ...               settings for the framework, in its own syntax; they win
 
-Ctrl-C ends everything that the run started; the same command goes on from its last checkpoint.
+Ctrl-C ends everything that the run started; the same command resumes from its last checkpoint.
 A folder holds one set of settings: other ones need another --output, so does each run of a sweep.
-PYTHON names another interpreter than python.
+PYTHON names an interpreter; without it, the active environment's is taken.
 END
 }
 
-OPTIONS=(--algorithm --expert --framework --profile --gpus --nodes --submit --model --data --output
-    --dry-run --no-check --help)
-framework=verl profile=3b algorithm='' expert='' gpus='' nodes=1 submit='' model='' data='' output=''
-dry_run=false check=true
+OPTIONS=(--algorithm --expert --framework --profile --gpus --nodes --submit --until --model --data
+    --output --smoke --dry-run --no-check --help)
+framework=verl profile=3b algorithm='' expert='' gpus='' nodes=1 submit='' until='' model='' data=''
+output='' smoke=false dry_run=false check=true
+job=() # the options of the same run inside a job
 while (($#)); do
     case $1 in
-        --algorithm | --expert | --framework | --profile | --gpus | --nodes | --submit | --model | --data | --output)
+        --algorithm | --expert | --framework | --profile | --gpus | --nodes | --submit | --until | --model | --data | --output)
             value_of "$1" $#
-            printf -v "${1#--}" '%s' "$2"
+            value=$2
+            [[ $1 != --data && $1 != --output ]] || value=$(realpath -m "$2")
+            printf -v "${1#--}" '%s' "$value"
+            [[ $1 == --submit ]] || job+=("$1" "$value")
             shift 2
             ;;
+        --smoke) smoke=true job+=("$1") && shift ;;
         --dry-run) dry_run=true && shift ;;
-        --no-check) check=false && shift ;;
+        --no-check) check=false job+=("$1") && shift ;;
         --help) usage && exit ;;
         --) shift && break ;;
         *) unknown_option "$1" "${OPTIONS[@]}" ;;
@@ -59,50 +68,78 @@ if [[ $profile == quickstart ]]; then
     [[ $framework == verl ]] || die "--profile quickstart: EasyR1 does not run without a GPU; use verl"
     [[ $nodes == 1 && -z $submit ]] || die "--profile quickstart: it runs on this machine alone"
     gpus=${gpus:-1} model=${model:-$repository/examples/quickstart/base_model}
-    [[ $gpus =~ ^[1-9][0-9]*$ ]] || die "--gpus $gpus: a number of ranks, 1 or more"
 else
     gpus=${gpus:-$(nvidia-smi -L 2>/dev/null | wc -l || true)}
     [[ $gpus != 0 ]] || die "nvidia-smi finds no GPU here; on the machine that has them, or with --gpus N"
-    one_of --gpus "$gpus" 1 4 8
 fi
+[[ $gpus =~ ^[1-9][0-9]*$ ]] || die "--gpus $gpus: a number, 1 or more"
+for machine in 8 4 2 1; do ((gpus < machine)) || break; done
 if ((nodes > 1)) && [[ -z ${RAY_ADDRESS:-} && -z $submit ]]; then
-    die "--nodes $nodes: set RAY_ADDRESS to a Ray cluster of $nodes nodes (ray start --head on one," \
-        "ray start --address=HEAD:6379 on the others), use --submit, or launch/slurm.sh"
+    die "--nodes $nodes: set RAY_ADDRESS to a Ray cluster of $nodes nodes (docs/recipe/training.md)," \
+        "use --submit, or launch/slurm.sh"
+fi
+if [[ -n $until ]]; then
+    end=$(date -d "$until" +%s 2>/dev/null) ||
+        die "--until $until: no time that date reads, such as 18:30, 2027-01-31 08:00 or @1800000000"
+    save_from=$((end - (gpus * nodes == 1 ? 4500 : 1800))) # two steps and their checkpoints
+fi
+
+cd "$repository" # the launchers and configurations are modules and paths of it
+echo "Python: $python" >&2
+if [[ -n $submit ]]; then
+    # All else in the job, since this machine need not have the GPUs, nor the framework.
+    id=$algorithm-$expert-$(date +%Y%m%d-%H%M%S)
+    inner="cd $(printf %q "$repository") && "
+    [[ -z ${PYTHON:-} ]] || inner+="PYTHON=$(printf %q "$PYTHON") "
+    inner+="exec $(show examples/tiny_r1v/launch/train.sh "${job[@]}" -- "$@")"
+    command=("${ray[@]}" job submit --address "$submit" --submission-id "$id" -- bash -c "$inner")
+    ! $dry_run || { show "${command[@]}" && exit; }
+    run "${command[@]}" || {
+        status=$?
+        "${ray[@]}" job stop --address "$submit" "$id" || true
+        exit "$status"
+    }
+    exit
 fi
 
 name=$algorithm-$expert
-data=$(realpath -m "${data:-$repository/data/tiny_r1v/$profile}")
-output=$(realpath -m "${output:-$repository/runs/$profile/$framework/$name}")
+data=${data:-$repository/data/tiny_r1v/$profile}
+output=${output:-$repository/runs/$profile/$framework/$name}
+! $smoke || output+=-smoke
 checkpoints=$output/checkpoints
-cd "$repository" # the launchers and configurations are modules and paths of it
 here=examples/tiny_r1v
 resume=("$python" -m examples.tiny_r1v.launch.resume "$framework" "$checkpoints")
-claim=("$python" -m examples.run_folder "$output" 9)
 if $dry_run; then
     resume+=(--look)
 else
-    mkdir -p "$checkpoints"
+    mkdir -p "$output"
     # The training inherits this descriptor, so it holds the folder even if this script is killed.
     exec 9<>"$output/lock"
-    "${claim[@]}" $$
+    "$python" -m examples.run_folder "$output" 9 $$
+    ! $smoke || find "$output" -mindepth 1 ! -name lock -delete
+    mkdir -p "$checkpoints"
+    # One run for the loggers, however often it is resumed.
+    [[ -f $output/run_id ]] || tr -d - </proc/sys/kernel/random/uuid | cut -c 1-21 >"$output/run_id"
+    id=$(<"$output/run_id")
+    export WANDB_RUN_ID=$id WANDB_RESUME=allow SWANLAB_RUN_ID=$id SWANLAB_RESUME=allow
 fi
 step=$("${resume[@]}")
 metrics=$output/metrics-from-$step.jsonl
 
-prepare=() composed=$output/easyr1.yaml
+prepare=() extra=() composed=$output/easyr1.yaml
 if [[ $framework == verl ]]; then
     arguments=(
         "--config-dir=$repository/$here/config/verl" +tiny_r1v=common "+tiny_r1v/size=$profile"
     )
     if [[ $profile == quickstart ]]; then
         entry=lipo_verl.cpu
-        arguments+=("trainer.n_gpus_per_node=$gpus")
     else
         entry=verl.trainer.main_ppo
-        arguments+=("+tiny_r1v/machine=gpus_$gpus" "trainer.nnodes=$nodes")
+        arguments+=("+tiny_r1v/machine=gpus_$machine" "trainer.nnodes=$nodes")
     fi
     environment=+ray_kwargs.ray_init.runtime_env.env_vars
     arguments+=(
+        "trainer.n_gpus_per_node=$gpus"
         "+tiny_r1v/expert=$expert" "+tiny_r1v/algorithm=$algorithm"
         "recipe.data=$(quoted "$data")" "recipe.output=$(quoted "$output")"
         "trainer.experiment_name=$name"
@@ -110,7 +147,14 @@ if [[ $framework == verl ]]; then
         "$environment.TENSORBOARD_DIR=$(quoted "$output/tensorboard")"
         "hydra.run.dir=$(quoted "$output/hydra")"
     )
+    for variable in WANDB_RUN_ID WANDB_RESUME SWANLAB_RUN_ID SWANLAB_RESUME; do
+        $dry_run || arguments+=("$environment.$variable=$(quoted "${!variable}")")
+    done
     [[ -z $model ]] || arguments+=("actor_rollout_ref.model.path=$(quoted "$model")")
+    [[ -z $until ]] || extra+=("+recipe.save_from=$save_from"
+        trainer.checkpoint_callback_class=examples.tiny_r1v.launch.until.SaveFrom)
+    ! $smoke || extra+=(data.train_batch_size=64 actor_rollout_ref.actor.ppo_mini_batch_size=64
+        data.val_max_samples=64 trainer.total_training_steps=2 trainer.save_freq=2 trainer.test_freq=-1)
 else
     # LIPO needs the hook of lipo_verl.easyr1; the baselines run EasyR1 as it is.
     entry=verl.trainer.main
@@ -119,60 +163,46 @@ else
         --expert "$expert" --gpus "$gpus" --data "$data" --output "$output" --target)
     arguments=("config=$composed" "trainer.nnodes=$nodes")
     [[ -z $model ]] || arguments+=("worker.actor.model.model_path=$model")
+    [[ -z $until ]] || extra+=(trainer.save_freq=20)
+    ! $smoke || extra+=(data.rollout_batch_size=64 data.mini_rollout_batch_size=64
+        worker.actor.global_batch_size=64 trainer.max_steps=2 trainer.save_freq=2 trainer.val_freq=-1)
 fi
-command=("$python" -m "$entry" "${arguments[@]}" "$@")
-
-checking=("$python" -m "examples.tiny_r1v.launch.check" --profile "$profile" --framework "$framework"
-    --gpus "$gpus" --output "$output" --files "$data/$expert/train.parquet" "$data/$expert/val.parquet")
+command=("$python" -m "$entry" "${arguments[@]}" "${extra[@]}" "$@")
 # Under another name until it is known that the run in this folder has these settings.
-keeping=("$python" -m "examples.tiny_r1v.launch.settings" "$output" "$entry"
-    "${arguments[@]/#"config=$composed"/"config=$composed.new"}" "$@")
-if [[ -n $submit ]]; then
-    # In the job, since this machine need not have the GPUs, nor the framework.
-    job=$name-$(date +%Y%m%d-%H%M%S)
-    inner="cd $(printf %q "$repository") && "
-    inner+="exec 9<>$(printf %q "$output/lock") && $(show "${claim[@]}") \$\$ && "
-    ((${#prepare[@]} == 0)) || inner+="$(show "${prepare[@]}" "$composed.new") && "
-    inner+="$(show "${keeping[@]}") && "
-    ((${#prepare[@]} == 0)) || inner+="$(show mv "$composed.new" "$composed") && "
-    ! $check || inner+="$(show "${checking[@]}") && "
-    inner+="exec $(show "${command[@]}")"
-    command=(ray job submit --address "$submit" --submission-id "$job" -- bash -c "$inner")
-    prepare=() check=false
-fi
+keeping=("$python" -m examples.tiny_r1v.launch.settings "$output" "$entry"
+    "${arguments[@]/#"config=$composed"/"config=$composed.new"}" "${extra[@]}" "$@")
+checking=("$python" -m examples.tiny_r1v.launch.check "$output" "${command[@]:2}")
 
 if $dry_run; then
-    ! $check || show "${checking[@]}"
     ((${#prepare[@]} == 0)) || show "${prepare[@]}" "$composed"
     show "${command[@]}"
     exit
 fi
 
 ((${#prepare[@]} == 0)) || "${prepare[@]}" "$composed.new"
-[[ -n $submit ]] || "${keeping[@]}"
+"${keeping[@]}"
 ((${#prepare[@]} == 0)) || mv "$composed.new" "$composed"
 finished=$output/finished
-what=$(show "${command[@]}" | sed 's/metrics-from-[0-9]*//; s/--submission-id [^ ]*//')
-if [[ -f $finished && $(<"$finished") == "$what" ]]; then
+if cmp --silent "$output/settings.json" "$finished"; then
     echo "$name is finished: $checkpoints"
     exit
 fi
 ! $check || "${checking[@]}"
+((nodes == 1)) || "$python" -m examples.tiny_r1v.launch.await_ray --nodes "$nodes" --gpus "$gpus"
 if [[ $framework == easyr1 ]]; then
     # EasyR1 empties its log at every start; this way each start has its own.
     ln -sfn "../$(basename "$metrics")" "$checkpoints/experiment_log.jsonl"
 fi
 show "${command[@]}" >"$output/command.txt"
-((step == 0)) || echo "$name goes on from step $step"
-[[ -z $submit ]] || exec 9>&- # the job claims the folder itself
+((step == 0)) || echo "$name resumes from step $step"
 
 status=0
 run "$python" -m examples.tiny_r1v.launch.supervise "$output/train.log" "${command[@]}" || status=$?
 if ((status != 0)); then
-    [[ -z $submit ]] || ray job stop --address "$submit" "$job" || true
-    echo "$name ended with $status; the same command goes on from its last checkpoint." \
+    echo "$name ended with $status; the same command resumes from its last checkpoint." \
         "All output: $output/train.log" >&2
     exit "$status"
 fi
-echo "$what" >"$finished"
+! $smoke || exec "$python" -m examples.tiny_r1v.launch.smoke "$framework" "$output"
+cp "$output/settings.json" "$finished"
 echo "$name is finished: $checkpoints"

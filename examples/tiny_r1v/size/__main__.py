@@ -2,8 +2,8 @@
 
     python -m examples.tiny_r1v.size --model 3b --gpus 8 --gpu a100-80
 
-All figures are estimates, none was measured on a GPU: docs/recipe/sizing.md. Ends with 1 where the
-run does not fit, with 2 for a wrong argument.
+All figures are estimates: docs/recipe/sizing.md. Ends with 1 where the run does not fit, with 2 for
+a wrong argument.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from examples.tiny_r1v.size import choice, estimate
+from examples.tiny_r1v.size import choice, estimate, frameworks
 from examples.tiny_r1v.size.choice import Fit
 from examples.tiny_r1v.size.estimate import GB, GPUS, Generation, Gpu, Run, Training
 from examples.tiny_r1v.size.shapes import BUILT_IN, Shape, SizeError, shape
@@ -59,11 +59,12 @@ def report(shape: Shape, run: Run, gpu: Gpu, console: Console) -> int:
     host = estimate.host_bytes(shape, run, found.setting)
     console.print(
         f"Offloaded into the nodes' memory, all together: {host / GB:.0f} GB. vLLM generates "
-        f"{min(found.concurrent, estimate.MAX_SEQUENCES)} answers of full length at a time.\n",
+        f"{min(found.concurrent, estimate.MAX_SEQUENCES)} answers of full length at a time. A "
+        f"checkpoint takes {estimate.checkpoint_bytes(shape) / GB:.0f} GB of disk.\n",
         highlight=False,
         soft_wrap=True,
     )
-    for name, overrides in (("verl", choice.verl), ("EasyR1", choice.easyr1)):
+    for name, overrides in (("verl", frameworks.verl), ("EasyR1", frameworks.easyr1)):
         console.print(f"{name}:", highlight=False)
         for line in overrides(run, found.setting):
             console.print(f"  {line}", highlight=False, soft_wrap=True)
@@ -137,14 +138,15 @@ def _parser() -> argparse.ArgumentParser:
         "rollouts": (6, "responses per prompt"),
         "prompt": (2048, "longest prompt in tokens, pictures included"),
         "response": (2048, "longest response"),
-        "image": (1280, "tokens of the largest pictures of a prompt"),
-        "mean-prompt": (700, "mean prompt, for the time"),
-        "mean-response": (250, "mean response, for the time"),
+        "image": (frameworks.IMAGE, "tokens of the largest pictures of a prompt"),
+        "mean-prompt": (frameworks.MEAN_PROMPT, "mean prompt, for the time"),
+        "mean-response": (frameworks.MEAN_RESPONSE, "mean response, for the time"),
         "steps": (120, "training steps"),
     }
     for name, (default, what) in numbers.items():
         parser.add_argument(f"--{name}", type=_positive, default=default, help=f"{what}; {default}")
     parser.add_argument("--no-reference", action="store_true", help="no KL, no reference model")
+    parser.add_argument("--fused", action="store_true", help="verl's use_fused_kernels")
     return parser
 
 

@@ -3,13 +3,14 @@
 Bytes and seconds. The constants in capitals are estimates, each with its origin:
     [datasheet]  the manufacturer's figure
     [framework]  what verl 0.9.1 does
-    [literature] a published rule of thumb
+    [EasyR1]     fitted to the public performance table of EasyR1 0.3.2 (its assets/baselines.md)
     [ours]       a guess, to be replaced by what your first step shows
-None of it was measured on a GPU.
+None of it was measured by us on a GPU.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from examples.tiny_r1v.size.shapes import Shape
@@ -24,18 +25,28 @@ VLLM_WORKSPACE = 4 * GB
 """[ours] CUDA graphs, activations and sampling of vLLM at 8192 batched tokens."""
 LOGIT_BYTES = 12
 """[ours] One logit in bf16 and fp32, and the gradient of each."""
-MFU = 0.30
-"""[ours] Share of the peak that training reaches; dense models of this size are reported at 0.3 to
-0.5 [literature], pictures and uneven lengths cost."""
+FUSED_TOKENS = 512
+"""[framework] Tokens whose logits are there at a time with verl's use_fused_kernels."""
+MFU = 0.38
+"""[EasyR1] Share of the peak that the operations of a pass reach."""
+LAYER_LATENCY = 8.5e-3
+"""[EasyR1] Seconds of each layer, those of the vision tower too, in each micro batch of an update,
+beside its operations: launches, and FSDP's communication within a node. A forward pass alone takes
+a quarter of it."""
+NETWORK = 25e9
+"""[ours] Bytes per second and GPU between nodes: 200 Gbit/s for each."""
+GPUS_PER_NODE = 8
 PREFILL_MFU = 0.40
-"""[ours] The same of vLLM reading prompts."""
+"""[ours] Share of the peak that vLLM reaches while it reads prompts."""
 DECODE_EFFICIENCY = 0.30
 """[ours] Share of the memory's bandwidth that generation reaches: low, because a step waits for its
 longest answers."""
 MAX_SEQUENCES = 256
 """[ours] Answers that one vLLM generates at a time, if the cache holds them."""
-STEP_OVERHEAD = 30.0
-"""[ours] Seconds of each step for weights to vLLM, rewards, data and logging."""
+STEP_OVERHEAD = 40.0
+"""[EasyR1] Seconds of each step for weights to vLLM, rewards, data and logging."""
+STATE_BYTES = 12
+"""[framework] A parameter in a checkpoint: its fp32 weight and two moments."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ GPUS = {
     "h100": Gpu(80 * GB, 989e12, 3.35e12),
     "h200": Gpu(141 * GB, 989e12, 4.8e12),
     "l40s": Gpu(48 * GB, 362e12, 0.864e12),
+    "l20": Gpu(48 * GB, 119.5e12, 0.864e12),
 }
 """[datasheet]"""
 
@@ -72,6 +84,7 @@ class Run:
         mean_prompt, mean_response: in tokens, for the time.
         reference: a reference model is there for KL.
         steps: of the run.
+        fused: verl's use_fused_kernels, which never has the logits of a whole micro batch.
     """
 
     gpus: int
@@ -84,6 +97,7 @@ class Run:
     mean_response: int
     reference: bool
     steps: int
+    fused: bool = False
 
     @property
     def sequence(self) -> int:
@@ -231,7 +245,7 @@ def training_memory(shape: Shape, run: Run, setting: Setting) -> Training:
         moments=moment_bytes(shape, run.gpus) * on_gpu,
         gathered=gathered_bytes(shape),
         activations=activation_bytes(shape, setting.micro_tokens, run.image / run.sequence),
-        logits=logit_bytes(shape, setting.micro_tokens),
+        logits=logit_bytes(shape, FUSED_TOKENS if run.fused else setting.micro_tokens),
         step=weights,  # torch's Adam takes the roots of all second moments at once [framework]
         reserved=RESERVED,
     )
@@ -260,6 +274,32 @@ def host_bytes(shape: Shape, run: Run, setting: Setting) -> float:
     parts += 8 * (setting.optimizer_offload or setting.cpu_offload)
     parts += 4 * setting.cpu_offload + 4 * run.reference
     return parts * shape.parameters
+
+
+def node_bytes(shape: Shape, run: Run, setting: Setting, per_node: int) -> float:
+    """The most of one node's memory: each of its ranks loads the whole model in fp32 at first
+    [framework], beside what is offloaded there, and 32 GB for Ray, data and Python [ours]. EasyR1
+    reports a peak of 120 GB for a 3B model on 8 GPUs, of 120 to 200 GB for a 7B one [EasyR1].
+
+    per_node: GPUs of a node
+    """
+    offloaded = host_bytes(shape, run, setting) * per_node / run.gpus
+    return 4 * shape.parameters * per_node + offloaded + 32 * GB
+
+
+def checkpoint_bytes(shape: Shape) -> float:
+    """One checkpoint: weights and moments, so that the run can resume."""
+    return STATE_BYTES * shape.parameters
+
+
+def run_bytes(shape: Shape, checkpoints: int) -> float:
+    """What a run's folder takes when its last checkpoint is written."""
+    return checkpoints * checkpoint_bytes(shape)
+
+
+def finished_bytes(shape: Shape, checkpoints: int) -> float:
+    """The same when only the last checkpoint has kept its moments."""
+    return checkpoint_bytes(shape) + (checkpoints - 1) * 4 * shape.parameters
 
 
 def concurrent(shape: Shape, run: Run, setting: Setting, cache: float) -> int:
@@ -297,9 +337,20 @@ def times(shape: Shape, run: Run, setting: Setting, gpu: Gpu, cache: float) -> T
     decode = passes * read / (DECODE_EFFICIENCY * gpu.bandwidth)
     prefill = forward_flops(shape, run.batch * run.mean_prompt, run.mean_prompt)
     forward = forward_flops(shape, run.tokens, length) / (run.gpus * MFU * gpu.flops)
+    micro_batches = math.ceil(run.tokens / run.gpus / setting.micro_tokens)
+    latency = micro_batches * (shape.layers + shape.image_depth) * LAYER_LATENCY
+    gathering = micro_batches * gather_seconds(shape, run)
     return Times(
         generation=decode + prefill / (run.gpus * PREFILL_MFU * gpu.flops),
-        log_probs=forward * (2 if run.reference else 1),
-        update=4 * forward,
+        log_probs=(2 if run.reference else 1) * max(forward + latency / 4, gathering),
+        # The weights are gathered twice, and the fp32 gradients reduced.
+        update=max(4 * forward + latency, 4 * gathering),
         overhead=STEP_OVERHEAD,
     )
+
+
+def gather_seconds(shape: Shape, run: Run) -> float:
+    """2·P bytes over the network, for one micro batch of a forward pass; 0 within one node, where
+    LAYER_LATENCY has it. FSDP fetches a layer ahead, so a step takes the longer of this and of what
+    it computes."""
+    return 2 * shape.parameters / NETWORK if run.gpus > GPUS_PER_NODE else 0.0

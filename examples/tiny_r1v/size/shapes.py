@@ -80,16 +80,18 @@ BUILT_IN = {
 
 
 def shape(model: str) -> Shape:
-    """The shape of ``3b``, ``7b``, or of a folder with a Qwen2.5-VL's config.json.
+    """The shape of ``3b``, ``7b``, their Hub ids, or a folder with a Qwen2.5-VL's config.json.
 
     Raises SizeError.
     """
-    if model.lower() in BUILT_IN:
-        return BUILT_IN[model.lower()]
+    name = model.lower().removeprefix("qwen/qwen2.5-vl-").removesuffix("-instruct")
+    if name in BUILT_IN:
+        return BUILT_IN[name]
     path = Path(model, "config.json")
     if not path.is_file():
         raise SizeError(
-            f"There is no {path}. --model takes {', '.join(BUILT_IN)}, or the folder of a model."
+            f"There is no {path}. The sizes of {', '.join(BUILT_IN)} are known, and that of a "
+            "model's folder."
         )
     return from_config(json.loads(path.read_text()), path)
 

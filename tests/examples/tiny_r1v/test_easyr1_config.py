@@ -21,7 +21,9 @@ from lipo_verl.rewards.errors import RewardSetupError
 
 REPOSITORY = Path(__file__).parents[3]
 EASYR1_HOME = os.environ.get("EASYR1_HOME")
-RUNS = list(product(("lipo", "grpo", "dapo"), ("math", "structure", "ocr", "mixture"), (1, 4, 8)))
+RUNS = list(
+    product(("lipo", "grpo", "dapo"), ("math", "structure", "ocr", "mixture"), (1, 2, 4, 8, 16))
+)
 
 
 def composed(tmp_path, algorithm, expert, gpus):
@@ -39,6 +41,19 @@ def test_pieces_become_one_file_without_anything_left_open(tmp_path):
         assert config.trainer.n_gpus_per_node == gpus
         assert config.trainer.max_steps == (360 if expert == "mixture" else 120)
         assert config.trainer.save_freq == config.trainer.val_freq
+
+
+def test_every_number_of_gpus_takes_the_pieces_of_the_next_smaller_machine(tmp_path):
+    for gpus, machine in {1: 1, 2: 2, 3: 2, 6: 4, 8: 8, 16: 8}.items():
+        config = composed(tmp_path, "lipo", "ocr", gpus)
+        assert config.trainer.pop("n_gpus_per_node") == gpus
+        piece = OmegaConf.load(HERE / f"machine/gpus_{machine}.yaml")
+        assert OmegaConf.merge(config.worker, piece.worker) == config.worker
+
+
+def test_validation_is_greedy_as_in_verl(tmp_path):
+    config = composed(tmp_path, "lipo", "ocr", 8)
+    assert config.worker.rollout.val_override_config == {"temperature": 0, "top_p": 1, "n": 1}
 
 
 def test_lipo_and_grpo_differ_in_nothing_but_the_estimator(tmp_path):

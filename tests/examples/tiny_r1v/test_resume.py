@@ -1,4 +1,4 @@
-"""From which step a run goes on, also after an interruption at the worst moment."""
+"""From which step a run resumes, also after an interruption at the worst moment."""
 
 import json
 
@@ -63,7 +63,7 @@ def test_a_tracker_that_names_no_whole_checkpoint_is_mended_and_that_is_said(
     assert last_step("verl", tmp_path) == 20
     assert tracker.read_text() == "20"
     assert capsys.readouterr().err.endswith(
-        "names step 40, of which there is no whole checkpoint: going on from step 20\n"
+        "names step 40, of which there is no whole checkpoint: resuming from step 20\n"
     )
 
 
@@ -88,7 +88,7 @@ def test_where_no_checkpoint_is_left_the_run_starts_anew_and_says_so(tmp_path, c
     assert "starting anew" in capsys.readouterr().err
 
 
-def test_whole_checkpoints_that_no_tracker_names_are_gone_on_from(tmp_path, capsys):
+def test_a_run_resumes_from_whole_checkpoints_that_no_tracker_names(tmp_path, capsys):
     """An interruption came between the last checkpoint and its name."""
     tracker = checkpoints(tmp_path, "verl", 20, 40)
     assert last_step("verl", tmp_path) == 40

@@ -46,6 +46,11 @@ def test_machine_place_and_what_is_written_are_no_settings(command):
     assert settings(composed(*command())) == settings(composed(*elsewhere))
 
 
+def test_a_time_limit_is_no_setting():
+    limit = ("+recipe.save_from=1800000000", "trainer.checkpoint_callback_class=x.Y")
+    assert settings(composed(*verl())) == settings(composed(*verl(*limit)))
+
+
 def test_what_differs_is_what_was_set_otherwise(command):
     """Neither what has the same value nor what follows from another setting."""
     others = {"algorithm.lipo.std_floor": 0.3, "data.max_response_length": 1024}
@@ -82,7 +87,7 @@ def test_before_anything_was_trained_settings_may_change(easyr1, tmp_path):
         keep(tmp_path, *easyr1("algorithm.lipo.boost=1"))
 
 
-def test_a_run_without_a_record_is_not_gone_on_with(easyr1, tmp_path):
+def test_a_run_without_a_record_does_not_resume(easyr1, tmp_path):
     begun(tmp_path)
     with pytest.raises(SettingsDiffer, match=r"no settings\.json that says"):
         keep(tmp_path, *easyr1())
@@ -98,7 +103,7 @@ def test_what_the_framework_cannot_read_is_said(command):
     [("verl", "trainer.resume_mode=disable"), ("easyr1", "trainer.load_checkpoint_path=/other")],
     indirect=["command"],
 )
-def test_a_run_that_was_begun_elsewhere_goes_on_from_its_own_checkpoints(command, tmp_path, other):
+def test_a_run_that_was_begun_elsewhere_resumes_from_its_own_checkpoints(command, tmp_path, other):
     keep(tmp_path, *command(other))
     begun(tmp_path)
     with pytest.raises(SettingsDiffer, match=f"{other} would train over them.* Leave it out"):

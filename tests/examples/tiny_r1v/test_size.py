@@ -21,7 +21,7 @@ from examples.quickstart.base_model import (
     Qwen2_5_VLForConditionalGeneration,
 )
 from examples.tiny_r1v.size import __main__ as command
-from examples.tiny_r1v.size import choice, estimate
+from examples.tiny_r1v.size import choice, estimate, frameworks
 from examples.tiny_r1v.size.estimate import GB, GPUS, Run, Setting
 from examples.tiny_r1v.size.shapes import BUILT_IN, SizeError, from_config, shape
 
@@ -99,6 +99,11 @@ def test_a_folder_counts_as_many_parameters_as_its_weights_have():
     with safe_open(FOLDER / "model.safetensors", "pt") as weights:
         numbers = sum(weights.get_tensor(key).numel() for key in weights.keys())
     assert shape(str(FOLDER)).parameters == numbers
+
+
+@pytest.mark.parametrize("name", ["3b", "7B"])
+def test_a_hub_id_has_the_shape_of_its_model(name):
+    assert shape(f"Qwen/Qwen2.5-VL-{name.upper()}-Instruct") == shape(name)
 
 
 def test_a_folder_without_a_config_is_said(tmp_path):
@@ -193,17 +198,69 @@ def test_twice_the_gpus_take_half_the_computing_time():
         estimate.times(three, replace(PAPER, gpus=gpus), PLAIN, GPUS["h100"], 20 * GB)
         for gpus in (4, 8)
     )
-    assert two.update == pytest.approx(one.update / 2)
-    assert two.log_probs == pytest.approx(one.log_probs / 2)
+    assert two.update == pytest.approx(one.update / 2, rel=0.01)
+    assert two.log_probs == pytest.approx(one.log_probs / 2, rel=0.01)
     assert two.step > one.step / 2
 
 
-def test_an_update_costs_six_operations_a_parameter_and_token_and_two_to_recompute():
+def test_an_update_costs_six_operations_a_parameter_and_token_and_two_to_recompute(monkeypatch):
+    monkeypatch.setattr(estimate, "LAYER_LATENCY", 0)
     three = BUILT_IN["3b"]
     short = replace(PAPER, mean_prompt=1, mean_response=1)
     seconds = estimate.times(three, short, PLAIN, GPUS["a100-80"], 20 * GB).update
     operations = seconds * PAPER.gpus * estimate.MFU * GPUS["a100-80"].flops
     assert operations / short.tokens / three.parameters == pytest.approx(8, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    "model, gpu, sequences, throughput, seconds",
+    [
+        ("3b", "h100", 1, 1800, 120),
+        ("7b", "h100", 1, 1600, 145),
+        ("7b", "h100", 4, 2000, 120),
+        ("7b", "l20", 1, 410, 580),
+    ],
+)
+def test_steps_take_as_long_as_easyr1_reports(model, gpu, sequences, throughput, seconds):
+    """Its assets/baselines.md of release 0.3.2, Qwen2.5-VL in AMP on 8 GPUs: 512 prompts of 5
+    responses, 2048 + 2048 tokens, TP 2; tokens per second and GPU, seconds per step."""
+    mean = throughput * 8 * seconds / (512 * 5)
+    run = replace(PAPER, rollouts=5, mean_prompt=mean * 0.55, mean_response=mean * 0.45)
+    setting = Setting(sequences * run.sequence, True, True, False, 2, 0.6)
+    found = choice.fit(BUILT_IN[model], run, setting, GPUS[gpu])
+    times = estimate.times(BUILT_IN[model], run, setting, GPUS[gpu], found.generation.cache)
+    assert times.step == pytest.approx(seconds, rel=0.15)
+
+
+def test_nodes_wait_for_the_network_where_it_takes_longer_than_computing(monkeypatch):
+    three, two_nodes = BUILT_IN["3b"], replace(PAPER, gpus=16)
+
+    def update():
+        return estimate.times(three, two_nodes, PLAIN, GPUS["h100"], 20 * GB).update
+
+    fast = update()
+    monkeypatch.setattr(estimate, "NETWORK", 1e9)
+    micro_batches = -(-two_nodes.tokens // (16 * PLAIN.micro_tokens))
+    assert update() == pytest.approx(8 * three.parameters / 1e9 * micro_batches)
+    assert fast < update()
+
+
+def test_fused_kernels_leave_the_logits_of_512_tokens():
+    three = BUILT_IN["3b"]
+    plain, fused = (
+        estimate.training_memory(three, replace(PAPER, fused=fused), PLAIN)
+        for fused in (False, True)
+    )
+    assert fused.logits == plain.logits * 512 / PLAIN.micro_tokens
+    assert replace(fused, logits=plain.logits) == plain
+
+
+def test_a_checkpoint_is_three_times_the_fp32_weights():
+    three = BUILT_IN["3b"]
+    weights = 4 * three.parameters
+    assert estimate.checkpoint_bytes(three) == 3 * weights
+    assert estimate.run_bytes(three, 6) == 18 * weights
+    assert estimate.finished_bytes(three, 6) == estimate.run_bytes(three, 6) - 5 * 2 * weights
 
 
 @given(
@@ -248,12 +305,31 @@ def test_every_remedy_is_one():
 def test_verls_overrides_are_keys_of_its_configuration_with_values_of_their_type():
     (verl,) = find_spec("verl").submodule_search_locations
     config = OmegaConf.load(Path(verl, "trainer/config/_generated_ppo_trainer.yaml"))
-    for override in choice.verl(PAPER, PLAIN):
+    for override in frameworks.verl(PAPER, PLAIN):
         key, _, value = override.partition("=")
         known = OmegaConf.select(config, key, throw_on_missing=False, default="absent")
         assert known != "absent", key
         if isinstance(known, bool):
             assert value in ("true", "false"), override
+
+
+@pytest.mark.parametrize("framework", ["verl", "easyr1"])
+@pytest.mark.parametrize("reference", [True, False])
+def test_what_is_written_as_overrides_is_read_back(framework, reference):
+    run = replace(PAPER, gpus=6, batch=96, rollouts=4, response=1024, steps=7, reference=reference)
+    setting = Setting(4 * run.sequence, True, False, True, 2, 0.45)
+    machine = ["trainer.n_gpus_per_node=3", "trainer.nnodes=2"]
+    if framework == "verl":
+        (verl,) = find_spec("verl").submodule_search_locations
+        host = OmegaConf.load(Path(verl, "trainer/config/_generated_ppo_trainer.yaml"))
+        machine += ["trainer.total_training_steps=7"]
+        machine += [f"actor_rollout_ref.actor.use_kl_loss={reference}"]
+    else:
+        host = OmegaConf.create()
+        machine += ["trainer.max_steps=7", f"algorithm.disable_kl={not reference}"]
+    written = getattr(frameworks, framework)(run, setting)
+    config = OmegaConf.merge(host, OmegaConf.from_dotlist([*written, *machine]))
+    assert getattr(frameworks, f"read_{framework}")(config) == (run, setting)
 
 
 def test_the_command_prints_settings_where_it_fits(monkeypatch, capsys):

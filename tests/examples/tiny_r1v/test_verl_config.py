@@ -79,7 +79,7 @@ def test_every_run_composes_and_passes_verls_validation(algorithm, expert):
     assert resolved["actor_rollout_ref"]["rollout"]["load_format"] == "auto"
 
 
-@pytest.mark.parametrize("machine", ["gpus_1", "gpus_4", "gpus_8"])
+@pytest.mark.parametrize("machine", ["gpus_1", "gpus_2", "gpus_4", "gpus_8"])
 def test_every_machine_gets_a_valid_configuration_with_the_same_global_batch(machine):
     config = compose(machine=machine)
     validate(config)

@@ -16,21 +16,25 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 HERE = Path(__file__).parent
+MACHINES = [int(path.stem.removeprefix("gpus_")) for path in HERE.glob("machine/gpus_*.yaml")]
 
 
 def compose(*, algorithm: str, expert: str, gpus: int, data: Path, output: Path) -> DictConfig:
     """The configuration of one run, its paths absolute. Of the interpolations, those of the section
     ``recipe`` are resolved; the others are left to EasyR1, which knows the command line's settings.
 
-    algorithm, expert: names of files in the folders of the same name; gpus: in that of machines
+    algorithm, expert: names of files in the folders of the same name
+    gpus:              of a node; the machine's file is the last that asks for no more
 
     Raises FileNotFoundError for a piece that is not there.
     """
-    pieces = ["common", f"machine/gpus_{gpus}", f"expert/{expert}", f"algorithm/{algorithm}"]
+    machine = max(number for number in MACHINES if number <= gpus)
+    pieces = ["common", f"machine/gpus_{machine}", f"expert/{expert}", f"algorithm/{algorithm}"]
     config = OmegaConf.merge(*(OmegaConf.load(HERE / f"{piece}.yaml") for piece in pieces))
     config.recipe.data, config.recipe.output = str(data.resolve()), str(output.resolve())
     config.worker.reward.reward_function = f"{HERE / 'reward.py'}:compute_score"
     config.trainer.experiment_name = f"{algorithm}-{expert}"
+    config.trainer.n_gpus_per_node = gpus
     config = _without_recipe(
         OmegaConf.to_container(config), OmegaConf.to_container(config, resolve=True)
     )
