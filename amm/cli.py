@@ -30,7 +30,7 @@ app = typer.Typer(
     name="amm",
     help="Merge experts that were trained from one base into one model, from weights alone.",
     epilog="Exit codes: 0 done, 1 something is wrong or failed, 2 bad input, 75 stopped by a full"
-    " disk or the like, 130 interrupted; after 75 and 130 the same command goes on.",
+    " disk or the like, 130 interrupted; after 75 and 130 the same command resumes.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
@@ -88,7 +88,7 @@ def merge(
     others (docs/amm.md). Inputs are Hugging Face folders or ids, FSDP shards of verl or EasyR1, or
     LoRA adapters. Relative paths are relative to the current folder.
 
-    If it is interrupted, the same command goes on where it stopped.
+    If it is interrupted, the same command resumes.
     """
     from amm.errors import MergeInterrupted
     from amm.run import run

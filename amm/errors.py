@@ -15,11 +15,11 @@ class InputError(ValueError):
 
 
 class UnfinishedError(OSError):
-    """The merge stopped for a reason outside its inputs; run again, it goes on where it stopped."""
+    """The merge stopped for a reason outside its inputs; run again, it resumes."""
 
 
 class MergeInterrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM; the message says how far the merge is and how to go on."""
+    """SIGINT or SIGTERM; the message says how far the merge is and how to resume."""
 
 
 def did_you_mean(name: object, allowed: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Runs a merge: opens the checkpoints, lets an engine merge tensor by tensor, writes the reports.
 
 What is read, merged and written at one time is bounded by `max_memory`. A merge that was stopped,
-killed even, goes on where it was; see `amm.engines.manifest`.
+killed even, resumes; see `amm.engines.manifest`.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def merge(
 
     The output folder appears whole or not at all. It has the base's keys, shapes and naming, the
     donor's other files byte for byte, and reports. If a merge is stopped, by whatever, the same
-    call goes on where it was.
+    call resumes it.
 
     Args:
         base: see `amm.config.MergeConfig`, as for all but the last.
@@ -367,7 +367,7 @@ def _how_to_go_on(job: Job, manifest: Manifest) -> str:
         return "Nothing was merged yet."
     return (
         f"{len(manifest.tensors)} of {len(job.entries)} tensors are done; run the same merge again"
-        " to go on."
+        " to resume."
     )
 
 

@@ -71,7 +71,7 @@ class OutputFolder:
         work: the hidden folder beside it, `.<name>.partial`, which only one process may use. Nobody
             else may write into it, and it holds no links.
         partial: the folder in it that becomes the output.
-        keep: leave the hidden folder after an error, for another run to go on.
+        keep: leave the hidden folder after an error, for another run to resume from.
 
     Raises:
         InputError: it exists and isn't empty, can't be put in its place in the end, or another

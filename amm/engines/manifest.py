@@ -1,4 +1,4 @@
-"""The record of a merge in progress: what is done, so that a later run can go on.
+"""The record of a merge in progress: what is done, so that a later run can resume.
 
 One line of JSON per fact, each behind its CRC-32, appended to a file in the hidden folder. The
 first line says which merge this is; each further one says that a tensor is complete, with the

@@ -103,7 +103,7 @@ def main() -> None:
         with sole_launch(output):
             quickstart(output, Settings(**arguments))
     except KeyboardInterrupt:
-        sys.exit("\nInterrupted. The same command goes on from here.")
+        sys.exit("\nInterrupted. The same command resumes.")
     except (FolderInUse, SettingsDiffer, TrainingFailed, EvaluationFailed, amm.InputError) as error:
         sys.exit(f"\n{error}")
 

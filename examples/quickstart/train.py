@@ -32,7 +32,7 @@ class TrainingFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Run:
-    """What one training run is: its estimator and task, and how long it goes on."""
+    """What one training run is: its estimator and task, and how many steps it takes."""
 
     estimator: str
     task: str
@@ -45,7 +45,7 @@ class Run:
 
 
 def train(run: Run, *, base: Path, data: Path, folder: Path) -> Path:
-    """Trains, or goes on from the last checkpoint in ``folder``.
+    """Trains, or resumes from the last checkpoint in ``folder``.
 
     base:    the model to start from
     data:    folder with ``<task>/train.parquet`` and ``<task>/val.parquet``
@@ -117,7 +117,7 @@ def _quoted(path: Path) -> str:
 
 @contextmanager
 def _progress(run: Run, done: int, metrics: Path) -> Iterator[None]:
-    """Shows step, mean length and reward, as verl logs them, while the run goes on."""
+    """Shows step, mean length and reward, as verl logs them, while the run lasts."""
     columns = (
         TextColumn(f"{run.name:<16}"),
         BarColumn(),

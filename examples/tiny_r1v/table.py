@@ -9,7 +9,7 @@ validation (``examples.tiny_r1v.pick``). The experts of one algorithm are merged
 others, and mixture training, are what to compare with. All answer the experts' validation
 questions. What stands behind ``--`` goes to ``python -m lipo_verl.evaluate``.
 
-The same command goes on where it stopped. Leaves ``table.md``, ``table.json`` and ``table.png``,
+The same command resumes. Leaves ``table.md``, ``table.json`` and ``table.png``,
 the models in ``models/`` and every answer in ``evaluation/``.
 """
 
@@ -321,7 +321,7 @@ def main() -> None:
     except (InputError, StepFailed) as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
-        sys.exit("Interrupted. The same command goes on from here.")
+        sys.exit("Interrupted. The same command resumes.")
     print(target.read_text())
 
 

@@ -35,7 +35,7 @@ def main() -> None:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from here.", file=sys.stderr)
+        print("Interrupted. The same command resumes.", file=sys.stderr)
         sys.exit(STOPPED)
     print(f"All figures: {summary}")
 

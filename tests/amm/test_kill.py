@@ -119,7 +119,7 @@ def test_a_signal_stops_it_and_the_message_says_how_to_go_on(wide, tmp_path, nam
     process.send_signal(name)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "of 300 tensors are done; run the same merge again to go on." in errors
+    assert "of 300 tensors are done; run the same merge again to resume." in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "out").exists() and manifest.exists()
 

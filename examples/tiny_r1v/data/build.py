@@ -1,6 +1,6 @@
 """From sources to an expert's files, and from the experts' to the mixture's.
 
-What is drawn from each source is kept (``parts/``), so that an interrupted run goes on at the
+What is drawn from each source is kept (``parts/``), so that an interrupted run resumes at the
 source where it stopped. Files appear whole or not at all.
 """
 

@@ -18,7 +18,7 @@ class Unreachable(DataError):
         said = next(iter(str(error).splitlines()), "")
         self.reason = f"{repo} can't be had from the Hub ({type(error).__name__}: {said})"
         super().__init__(
-            f"{self.reason}. Run the same command again to go on where it stopped. Without network "
+            f"{self.reason}. The same command resumes where it stopped. Without network "
             "here: --print-downloads DIR prints all downloads, for a machine that has it; then "
             "--source-dir DIR."
         )

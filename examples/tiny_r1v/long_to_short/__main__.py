@@ -110,7 +110,7 @@ def main() -> None:
         with sole_launch(output):
             table = long_to_short(output, Settings(**arguments))
     except KeyboardInterrupt:
-        sys.exit("\nInterrupted. The same command goes on from here.")
+        sys.exit("\nInterrupted. The same command resumes.")
     except (FolderInUse, SettingsDiffer, EvaluationFailed, amm.InputError) as error:
         sys.exit(f"\n{error}")
     print(f"\n{table}\n{output}/table.md and {output}/plot.png")

@@ -100,7 +100,7 @@ def test_what_is_finished_is_not_run_again(run, engines, tmp_path, capsys):
 
 def test_an_interruption_keeps_what_is_finished(run, engines, tmp_path, capsys):
     assert run("right", "interrupted") == 130
-    assert "goes on from here" in capsys.readouterr().err
+    assert "The same command resumes" in capsys.readouterr().err
     assert (tmp_path / "out/right/val.json").exists()
     assert not list((tmp_path / "out/interrupted").glob("*.json*l"))
 
