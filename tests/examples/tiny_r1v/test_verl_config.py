@@ -1,7 +1,6 @@
 """The recipe's configurations in verl's own configuration system, up to where it needs a GPU."""
 
 import asyncio
-import os
 import re
 from itertools import product
 from pathlib import Path
@@ -10,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-os.environ.setdefault("VERL_PLATFORM", "cpu")
 pytest.importorskip("verl")
 
 import hydra
