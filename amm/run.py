@@ -199,7 +199,7 @@ def run(config: MergeConfig, progress: Progress | None = None) -> MergeResult:
                 raise _unfinished(error, job, folder, manifest) from error
             except KeyboardInterrupt:
                 folder.keep = bool(manifest.tensors)
-                raise MergeInterrupted(_how_to_go_on(job, manifest)) from None
+                raise MergeInterrupted(_how_to_resume(job, manifest)) from None
             except BaseException:
                 folder.keep = bool(manifest.tensors)
                 raise
@@ -359,10 +359,10 @@ def _unfinished(
         needed = sum(entry.size for entry in (*left, *sides)) + _OTHER_FILES_ROOM
         free = shutil.disk_usage(folder.partial).free
         reason = f"the disk is full: {_too_full(folder, needed, free)}"
-    return UnfinishedError(f"{reason} {_how_to_go_on(job, manifest)}")
+    return UnfinishedError(f"{reason} {_how_to_resume(job, manifest)}")
 
 
-def _how_to_go_on(job: Job, manifest: Manifest) -> str:
+def _how_to_resume(job: Job, manifest: Manifest) -> str:
     if not manifest.tensors:
         return "Nothing was merged yet."
     return (

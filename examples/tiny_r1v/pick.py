@@ -101,7 +101,7 @@ def validations(run: Path) -> dict[int, Validation]:
     ]
     seen = {}
     for log in sorted(logs, key=lambda path: path.stat().st_mtime):
-        for row in _rows(log):
+        for row in rows(log):
             validation = _of_verl(row["data"]) if "data" in row else _of_easyr1(row)
             if validation is not None:
                 seen[row["step"]] = validation
@@ -132,12 +132,13 @@ def _last_whole(parent: Path) -> float:
         return math.inf
 
 
-def _rows(log: Path) -> Iterator[dict[str, Any]]:
+def rows(log: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a framework's log, up to one that an interruption cut."""
     for line in log.read_text(encoding="utf-8").splitlines():
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
-            return  # the line that an interruption cut
+            return
 
 
 def _of_verl(data: Mapping[str, float]) -> Validation | None:

@@ -24,8 +24,7 @@ VAL = 300
 def main(arguments: Sequence[str]) -> int:
     """Writes the data and says what it wrote; 1 after an error that it explains."""
     given = _parsed(arguments)
-    experts = EXPERTS if given.expert == "mixture" else (given.expert,)
-    repositories = _repositories(experts)
+    repositories = _repositories(given.experts)
     if given.print_downloads:
         print(downloads((*repositories, MODEL), given.seed, given.print_downloads))
         return 0
@@ -77,8 +76,8 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     given = parser.parse_args(arguments)
     if not (given.output or given.print_downloads):
         parser.error("--output DIR is missing: the folder that gets <expert>/*.parquet")
-    experts = EXPERTS if given.expert == "mixture" else (given.expert,)
-    known = [source.name for expert in experts for source in SOURCES[expert]]
+    given.experts = EXPERTS if given.expert == "mixture" else (given.expert,)
+    known = [source.name for expert in given.experts for source in SOURCES[expert]]
     for name in given.allow_short:
         if name not in known:
             parser.error(

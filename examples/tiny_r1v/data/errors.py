@@ -15,13 +15,18 @@ class Unreachable(DataError):
     """
 
     def __init__(self, repo: str, error: Exception) -> None:
-        said = next(iter(str(error).splitlines()), "")
-        self.reason = f"{repo} can't be had from the Hub ({type(error).__name__}: {said})"
+        said = f"{type(error).__name__}: {first_line(error)}"
+        self.reason = f"{repo} can't be had from the Hub ({said})"
         super().__init__(
             f"{self.reason}. The same command resumes where it stopped. Without network "
             "here: --print-downloads DIR prints all downloads, for a machine that has it; then "
             "--source-dir DIR."
         )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(error).splitlines()), "")
 
 
 class Dropped(Exception):

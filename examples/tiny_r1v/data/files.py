@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from examples.tiny_r1v.data.errors import DataError, did_you_mean
+from examples.tiny_r1v.data.errors import DataError, did_you_mean, first_line
 
 
 def open_parquet(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
@@ -100,8 +100,7 @@ def _holds_bytes(type: pa.DataType) -> bool:
 
 
 def _not_whole(path: Path, kind: str, error: Exception) -> DataError:
-    reason = next(iter(str(error).splitlines()), "")
-    return DataError(f"{path} is no whole {kind} ({reason}); delete it and run again.")
+    return DataError(f"{path} is no whole {kind} ({first_line(error)}); delete it and run again.")
 
 
 def read_json(path: Path) -> Any:

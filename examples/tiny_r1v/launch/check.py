@@ -26,6 +26,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from examples.tiny_r1v.launch.disk import space
 from examples.tiny_r1v.launch.settings import EASYR1, NotComposed, composed
 from examples.tiny_r1v.size import choice, estimate, frameworks
 from examples.tiny_r1v.size.estimate import GB, Run, Setting
@@ -355,14 +356,13 @@ def look_around(needs: Needs, output: Path) -> Machine:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    existing = next(folder for folder in (output, *output.parents) if folder.exists())
-    used = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    free, used = space(output)
     return Machine(
         name=platform.node(),
         gpus=gpus,
         memory=_memory(),
         shared_memory=shutil.disk_usage("/dev/shm").total,
-        disk_free=shutil.disk_usage(existing).free,
+        disk_free=free,
         disk_used=used,
         python=platform.python_version(),
         interpreter=sys.executable,

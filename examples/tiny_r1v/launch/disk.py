@@ -32,6 +32,13 @@ def recipe_bytes(shape: Shape, runs: int) -> float:
     return finished + estimate.run_bytes(shape, CHECKPOINTS) + models + DATA
 
 
+def space(folder: Path) -> tuple[int, int]:
+    """Bytes that are free where a folder is or will be, and bytes that its files take."""
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return shutil.disk_usage(existing).free, used
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
@@ -44,9 +51,7 @@ def main() -> None:
     except SizeError as error:
         print(f"The disk that the recipe needs is not known. {error}", file=sys.stderr)
         return
-    existing = next(folder for folder in (output, *output.parents) if folder.exists())
-    used = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-    free = shutil.disk_usage(existing).free
+    free, used = space(output)
     said = (
         f"{arguments.runs} runs, their models and the merges take about {needed / GB:.0f} GB of "
         f"disk; {output} has {used / GB:.0f} GB of it, and {free / GB:.0f} GB are free."

@@ -9,7 +9,6 @@ real run would be wasted.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from examples.tiny_r1v.launch.resume import last_step
 from examples.tiny_r1v.launch.settings import leaves
-from examples.tiny_r1v.pick import validations
+from examples.tiny_r1v.pick import rows, validations
 
 STEPS, PROMPTS = 2, 64
 """Of a smoke run, as train.sh starts it."""
@@ -32,7 +31,6 @@ BLIND = (
     "docs/recipe/training.md; then try one change at a time: enforce_eager=true, another "
     "attention, another vLLM"
 )
-
 
 NOT_COMPARED = (
     "EasyR1 does not compare vLLM with the trainer: compare the accuracy below with that of the "
@@ -50,8 +48,7 @@ AGREEMENT = (
 def steps(output: Path) -> dict[int, dict[str, float]]:
     """Metrics by step and by name, ``critic/score/mean``, of either framework's log."""
     found: dict[int, dict[str, float]] = {}
-    for line in (output / "metrics-from-0.jsonl").read_text().splitlines():
-        row = json.loads(line)
+    for row in rows(output / "metrics-from-0.jsonl"):
         step = row.pop("step")
         values = leaves(row.get("data", row))
         found.setdefault(step, {}).update((name.replace(".", "/"), value) for name, value in values)
