@@ -1,5 +1,8 @@
 # make demo   the whole method on this machine, without a GPU (about half an hour on 2 cores)
-# make test   lint and tests (about a quarter of an hour)
+# make evidence   the study of docs/evidence.md, many hours; SIZE=small: three trainings
+# make evidence-merging   that page's bench of merge methods, hours; SIZE=small: a quarter of one
+# make check  lint, types and the two packages' quick tests (about three minutes)
+# make test   lint, types and all tests (about half an hour)
 # make base   makes the quickstart's base model again, which the repository ships
 # make test-verl VERSION=0.8.0   LIPO inside another verl; VERSION=main takes VERL_HOME=checkout
 # make test-easyr1 EASYR1_HOME=checkout EASYR1_PYTHON=python   LIPO inside EasyR1 (docs/easyr1.md)
@@ -11,18 +14,33 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	&& echo $$p && break; done)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-verl test-easyr1 setup base help
+.PHONY: demo evidence evidence-merging check test lint test-verl test-easyr1 setup base help
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^# /!q; s/^# //p' Makefile
 
 demo: setup
 	@$(VENV)/bin/python -m examples.quickstart.run
 
-test: setup
+SIZE := full
+evidence: setup
+	@$(VENV)/bin/python -m examples.evidence.study --size $(SIZE)
+
+evidence-merging: setup
+	@$(VENV)/bin/python -m examples.evidence.merging.bench --size $(SIZE)
+
+lint: setup
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check --quiet .
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(VENV)/bin/python -m mypy
+
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+check: lint
+	@$(PYTEST) -m "not slow and not real_stack" --timeout 60 tests/amm tests/lipo_verl tests/test_docs.py
+
+test: lint
+	@$(PYTEST)
 
 # The other verl goes ahead of the installed one, on the libraries of that.
 VERL_HOME := $(if $(filter-out main,$(VERSION)),$(VENV)-verl/$(VERSION))

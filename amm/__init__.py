@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from amm.inspection import Inspection, inspect
     from amm.methods import merge_tensors, register
     from amm.planning import Plan, plan
-    from amm.run import MergeResult, merge
+    from amm.report import MergeResult
+    from amm.run import merge
 
 _HOME = {
     "CheckResult": "amm.checking",
@@ -33,7 +34,7 @@ _HOME = {
     "LayerFigures": "amm.diagnostics",
     "MergeConfig": "amm.config",
     "MergeInterrupted": "amm.errors",
-    "MergeResult": "amm.run",
+    "MergeResult": "amm.report",
     "Plan": "amm.planning",
     "UnfinishedError": "amm.errors",
     "calibrate_activations": "amm.calibration.run",

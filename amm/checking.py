@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from amm.checkpoints import Checkpoint, open_checkpoint
+from amm.checkpoints.base import dtype_name
 from amm.checkpoints.donor import (
     CONFIG_FILE,
     dtypes_of,
@@ -28,6 +29,7 @@ from amm.checkpoints.keys import (
     EMBEDDING,
     HEAD,
     by_common_name,
+    is_tied,
     row_blocks,
     same_tensor,
 )
@@ -39,6 +41,7 @@ from amm.loads import try_loading
 from amm.models import open_models
 from amm.report import PROVENANCE_FILE
 from amm.settings import validated
+from amm.text import listed
 
 SHOWN = 5
 
@@ -161,20 +164,18 @@ def _against_base(
     names = ("names", "shapes", "dtypes")
     config = _mapping(provenance.get("config"))
     path = base if base is not None else config.get("base")
-    unknown = None
     if not isinstance(path, str | Path):
-        unknown = "no base is known; name one: --base BASE"
-    elif base is None and not os.path.isdir(path):  # what a file says is never looked up online
-        unknown = f"the base {path} isn't a folder here; name it: --base BASE"
-    if unknown is not None:
-        yield from (Check(name, None, unknown) for name in names)
+        yield from _left_out(names, "no base is known; name one: --base BASE")
+        return
+    if base is None and not os.path.isdir(path):  # what a file says is never looked up online
+        yield from _left_out(names, f"the base {path} isn't a folder here; name it: --base BASE")
         return
     try:
         original = _original(path, config)
     except InputError as error:
         if base is not None:
             raise
-        yield from (Check(name, None, f"the base can't be read: {error}") for name in names)
+        yield from _left_out(names, f"the base can't be read: {error}")
         return
     mine, theirs = set(merged.keys()), set(original.keys())
     wrong = [f"{key} is missing" for key in sorted(theirs - mine)]
@@ -191,9 +192,9 @@ def _against_base(
     saved = config.get("save_dtype")
     saved = saved if isinstance(saved, str) else None
     wrong = [
-        f"{key} is {_short(merged.dtype(key))}, wanted {wanted}"
+        f"{key} is {dtype_name(merged.dtype(key))}, wanted {wanted}"
         for key in both
-        if _short(merged.dtype(key)) != (wanted := _wanted(original.dtype(key), saved))
+        if dtype_name(merged.dtype(key)) != (wanted := _wanted(original.dtype(key), saved))
     ]
     yield _result("dtypes", wrong, f"save_dtype {saved}" if saved else "as in the base")
 
@@ -220,7 +221,8 @@ def _dtype_said(config: dict[str, Any], merged: Checkpoint) -> Check:
     said = dtypes_of(config)
     stored = main_dtype((merged.dtype(k), math.prod(merged.shape(k))) for k in merged.keys())
     wrong = [
-        f"{CONFIG_FILE} has {key} {dtype}, the weights are {_short(stored)}: loading rounds them"
+        f"{CONFIG_FILE} has {key} {dtype}, the weights are {dtype_name(stored)}: loading rounds"
+        " them"
         for key, dtype in sorted(said.items())
         if stored is not None and not holds(dtype, stored)
     ]
@@ -230,11 +232,7 @@ def _dtype_said(config: dict[str, Any], merged: Checkpoint) -> Check:
 
 def _wanted(stored: torch.dtype, saved: str | None) -> str:
     floating = stored.is_floating_point and stored.itemsize > 1
-    return saved if saved and floating else _short(stored)
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return saved if saved and floating else dtype_name(stored)
 
 
 def _finite(merged: Checkpoint) -> Check:
@@ -258,11 +256,9 @@ def _all_finite(block: Tensor, pages: MappedPages) -> bool:
 
 
 def _tied(config: dict[str, Any], merged: Checkpoint) -> Check:
-    text = config.get("text_config")
-    nested = text.get("tie_word_embeddings") if isinstance(text, dict) else None
     keys = by_common_name(merged)
     head, embedding = keys.get(HEAD), keys.get(EMBEDDING)
-    if not config.get("tie_word_embeddings", nested):
+    if not is_tied(config):
         return Check("head", True, "of its own" if head else "config.json ties none")
     if head is None or embedding is None:
         return Check("head", True, "tied to the embedding, stored once")
@@ -310,8 +306,9 @@ def _same(one: Path, other: Path, *, but_dtypes: bool) -> bool:
     return same_files(one, other)
 
 
+def _left_out(names: Sequence[str], why: str) -> Iterator[Check]:
+    return (Check(name, None, why) for name in names)
+
+
 def _result(name: str, wrong: list[str], right: str) -> Check:
-    if not wrong:
-        return Check(name, True, right)
-    more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-    return Check(name, False, "; ".join(wrong[:SHOWN]) + more)
+    return Check(name, False, listed(wrong, SHOWN, "; ")) if wrong else Check(name, True, right)

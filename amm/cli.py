@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import resource
@@ -349,7 +350,8 @@ def main() -> None:
     from amm.errors import InputError, UnfinishedError
 
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (InputError, OSError) as error:
@@ -453,7 +455,8 @@ def _progress_bar(quiet: bool = False) -> Iterator[Callable[[str, float], None]]
                 nonlocal printed
                 name = printable(name)
                 if name == "resuming":
-                    bar.reset(task, completed=done, description=name)
+                    # rich counts in floats, and says so everywhere but here
+                    bar.reset(task, completed=done, description=name)  # type: ignore[arg-type]
                 bar.update(task, completed=done, description=name)
                 now = time.monotonic()
                 if not console.is_terminal and now - printed > SECONDS_PER_LINE:
@@ -465,11 +468,11 @@ def _progress_bar(quiet: bool = False) -> Iterator[Callable[[str, float], None]]
         logger.removeHandler(lines)
 
 
-def _console(**settings: bool) -> Console:
+def _console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """A console that takes what it prints as it is: names may hold marks of rich's."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, emoji=False, **settings)
+    return Console(highlight=False, markup=False, emoji=False, stderr=stderr, quiet=quiet)
 
 
 def _print_json(content: dict[str, Any]) -> None:
@@ -479,7 +482,7 @@ def _print_json(content: dict[str, Any]) -> None:
 def _check_picture(png: Path) -> None:
     """Refuse a picture that can't be drawn or written, before anything is read."""
     from amm.errors import InputError
-    from amm.figures import can_draw
+    from amm.plots import can_draw
 
     if not can_draw():
         raise InputError(f"{png} can't be drawn: matplotlib isn't installed (pip install it).")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.util
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +31,7 @@ from pydantic import (
 )
 
 from amm.checkpoints.files import read_small
+from amm.checkpoints.hub import hub_id
 from amm.errors import InputError
 from amm.methods import get_method
 from amm.methods.registry import parameters_of
@@ -52,7 +52,6 @@ UNION = "union"
 """`parts` of a merge whose output has what any of the models has."""
 
 _LAYERS = re.compile(r"(\d{1,5})(?:-(\d{1,5})?)?")
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
 
 
 def _folder(value: Any) -> Path:
@@ -68,7 +67,7 @@ def _folder(value: Any) -> Path:
 
 def _folder_or_hub_id(value: Any) -> Path | str:
     """A folder that exists stays one, whatever it is called; `org/name` may be on the Hub."""
-    if isinstance(value, str) and _HUB_ID.fullmatch(value) and not os.path.exists(value):
+    if isinstance(value, str) and hub_id(value):
         return value
     return _folder(value)
 
@@ -91,15 +90,6 @@ def parse_size(value: Any) -> int:
     if size < 1:
         raise ValueError("at least one byte")
     return size
-
-
-def size_text(size: int) -> str:
-    """Bytes as `parse_size` reads them, rounded up to a number of at most four digits."""
-    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
-        if size >= 1000**power:
-            tenths = -(-size * 10 // 1000**power)
-            return f"{tenths // 10}{f'.{tenths % 10}' if tenths % 10 else ''}{unit}"
-    return f"{size}B"
 
 
 class Expert(Settings):

@@ -16,9 +16,9 @@ from amm.checkpoints import Checkpoint
 from amm.checkpoints.keys import MERGEABLE, matrices_of
 from amm.config import MergeConfig
 from amm.engines.job import Job
-from amm.figures import draw_task_vectors, short_paths
 from amm.methods.descent import full_precision
 from amm.models import open_models
+from amm.plots import draw_task_vectors, short_paths
 from amm.settings import validated
 from amm.survey import Products, Surveyed, kind_of, survey, total
 
@@ -144,8 +144,8 @@ def inspect_config(
         if tensor.linear:
             ranks[tensor.name] = [
                 None
-                if own[tensor.name] is None
-                else _mean_rank(origin, tensor, expert, own[tensor.name])
+                if (key := own[tensor.name]) is None
+                else _mean_rank(origin, tensor, expert, key)
                 for expert, own in zip(opened, names, strict=True)
             ]
         if progress is not None:

@@ -79,7 +79,7 @@ def in_transformers(folder: str) -> tuple[bool | None, str]:
     import transformers
 
     # Asked of tied tensors that are both stored, and the meta device has no values: a check apart.
-    torch.equal = lambda one, other: True
+    torch.equal = lambda input, other: True
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     version = f"transformers {transformers.__version__}"
@@ -114,14 +114,15 @@ def in_transformers(folder: str) -> tuple[bool | None, str]:
     return True, f"{version}: {name}, {sum(p.numel() for p in model.parameters()):,} parameters"
 
 
-def _model_class(transformers: Any, name: object) -> type | None:
+def _model_class(transformers: Any, name: object) -> Any:
     """The model class of that name; the classes that choose one, or code, by a folder are none."""
     try:
         found = getattr(transformers, str(name), None)
     except Exception as error:  # of one of the libraries that it imports
         raise ImportError(f"{name}: {type(error).__name__}: {error}") from error
-    own = isinstance(found, type) and found.__module__.startswith("transformers.models.")
-    return found if own and issubclass(found, transformers.PreTrainedModel) else None
+    if not isinstance(found, type) or not found.__module__.startswith("transformers.models."):
+        return None
+    return found if issubclass(found, transformers.PreTrainedModel) else None
 
 
 def in_vllm(folder: str) -> tuple[bool | None, str]:
@@ -150,7 +151,8 @@ TRIED = {"transformers": ("transformers", in_transformers), "vllm": ("vllm.confi
 def main() -> None:
     """Answer for one library and one folder."""
     library, folder = sys.argv[1:]
-    sys.modules.update(dict.fromkeys(LEFT_OUT))
+    for module in LEFT_OUT:
+        sys.modules[module] = None  # type: ignore[assignment]  # it makes their import fail
     module, tried = TRIED[library]
     importlib.import_module(module)  # what fails here is wrong with the library, not the folder
     try:

@@ -41,7 +41,7 @@ class Loop:
         self.function = function
         self.signature = signature
         self.compiled = functools.cache(self._compiled)
-        functools.update_wrapper(self, function)
+        self.__doc__ = function.__doc__
 
     def _compiled(self, *choice: np.dtype | int) -> Any:
         import numba  # takes half a second
@@ -76,7 +76,7 @@ def _subtraction(t: Any, tensors: int, number: Any, real: Any) -> Any:
 
 
 def kernel(function: Callable[[npt.NDArray, npt.NDArray, npt.NDArray], None]) -> Loop:
-    """Declares a method's work on some entries, compiled for float32 or float64.
+    """Declare a method's work on some entries, compiled for float32 or float64.
 
     The function is called with K × at least N task vectors, or, for a method that asks for the
     base, W_0 and these, 1 + K; with any number of parameters in float64; and with N entries that it
@@ -86,7 +86,7 @@ def kernel(function: Callable[[npt.NDArray, npt.NDArray, npt.NDArray], None]) ->
 
 
 def visitor(function: Callable[..., None]) -> Loop:
-    """Declares what a method looks for in a tensor, compiled for float32 or float64.
+    """Declare what a method looks for in a tensor, compiled for float32 or float64.
 
     The function is called with K × at least N task vectors, N, and three 2-D arrays to keep what it
     finds in: of that dtype, of int64, of that dtype.
@@ -161,7 +161,7 @@ def visit(
     method: Loop,
     numbers: Numbers,
     weights: Sequence[float],
-    keeps: tuple[npt.NDArray, npt.NDArray, npt.NDArray],
+    keeps: Sequence[npt.NDArray],
 ) -> bool:
     """Show a method's visitor all task vectors, in the dtype of what it keeps.
 
@@ -203,7 +203,7 @@ def task_vectors(
 def _differences(
     numbers: Numbers, weights: npt.NDArray, first: int, start: npt.NDArray, vectors: npt.NDArray
 ) -> tuple[bool, bool]:
-    """Writes w_i (W_i − W_0) of some entries.
+    """Write w_i (W_i − W_0) of some entries.
 
     Args:
         numbers: W_0, then the W_i.
@@ -243,8 +243,8 @@ def _differences(
 @_loop(_writer)
 def _write_bfloat16(
     start: npt.NDArray, tau: npt.NDArray, merged: npt.NDArray[np.int16]
-) -> tuple[bool, int, int]:
-    """Writes start + tau, rounded as torch does: by way of float32, half to even.
+) -> tuple[bool, np.int32, np.int32]:
+    """Write start + tau, rounded as torch does: by way of float32, half to even.
 
     Returns:
         Whether all fit, how many entries of tau aren't 0, and how many of these change the bits.
@@ -267,7 +267,9 @@ def _write_bfloat16(
 
 
 @_loop(_writer)
-def _write(start: npt.NDArray, tau: npt.NDArray, merged: npt.NDArray) -> tuple[bool, int, int]:
+def _write(
+    start: npt.NDArray, tau: npt.NDArray, merged: npt.NDArray
+) -> tuple[bool, np.int32, np.int32]:
     """As `_write_bfloat16`, for float32 and float64."""
     largest = np.finfo(merged.dtype).max
     fits, changed, kept = True, np.int32(0), np.int32(0)
@@ -355,8 +357,10 @@ def _visit_chunks(
 
 
 @_loop(lambda t, real, bits: t.UniTuple(t.int64, 2)(real[::1], bits[::1], bits[::1]))
-def count_changes(tau: npt.NDArray, merged: npt.NDArray, base: npt.NDArray) -> tuple[int, int]:
-    """Counts entries that a merge moves, and those of them that rounding leaves moved.
+def count_changes(
+    tau: npt.NDArray, merged: npt.NDArray, base: npt.NDArray
+) -> tuple[np.int32, np.int32]:
+    """Count entries that a merge moves, and those of them that rounding leaves moved.
 
     Args:
         tau: (N,) float32 or float64, what is added to the base.

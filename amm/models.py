@@ -29,7 +29,8 @@ class Models:
     @property
     def folders(self) -> dict[Path, bool]:
         """Folders of the models' files → whether one of them has parts of its own, in a union."""
-        owners, folders = set(self.matching.owners.values()), {}
+        owners = set(self.matching.owners.values())
+        folders: dict[Path, bool] = {}
         for number, folder in enumerate(m.files_folder for m in (self.base, *self.experts)):
             if folder is not None:
                 folders[folder] = folders.get(folder, False) or number in owners

@@ -10,12 +10,11 @@ from __future__ import annotations
 import functools
 import math
 import re
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,12 @@ from amm.checkpoints.hub import may_be_the_same
 from amm.checkpoints.keys import (
     Difference,
     advice,
+    counted,
     layout_of,
     same_tensor,
 )
 from amm.checkpoints.union import unite_files
+from amm.checkpoints.writer import disk_free, too_full
 from amm.config import MergeConfig
 from amm.engines.job import Job
 from amm.errors import InputError
@@ -113,7 +114,7 @@ class Plan:
         deep: whether all entries were read, or a sample of each tensor.
         memory: estimated bytes that the tensor with the largest need takes.
         max_memory: the ceiling that was set, bytes.
-        disk_needed: bytes of the merged weights.
+        disk_needed: bytes of the merged weights, and of the method's side file.
         disk_free: bytes free where the output goes.
         seconds: estimated computing time, without reading and writing.
     """
@@ -149,48 +150,22 @@ def plan(
     experts: Sequence[str | Path | Mapping[str, Any]],
     *,
     output: str | Path = "merged",
-    partial_experts: bool = False,
-    parts: str = "base",
-    method: str = "amm",
-    parameters: Mapping[str, Any] | None = None,
-    overrides: Sequence[Mapping[str, Any]] = (),
-    save_dtype: str | None = None,
-    device: str = "cpu",
-    copy_files_from: str | Path | None = None,
     deep: bool = False,
+    **settings: Any,
 ) -> Plan:
     """Look at a merge before it is run; writes nothing.
 
     Args:
-        base: see `amm.merge`, as for the others but the last.
+        base: the model that the experts were trained from.
         experts: the experts.
         output: where the merged model would go.
-        partial_experts: experts may lack tensors.
-        parts: `base`, or `union`.
-        method: merge method.
-        parameters: settings of the method.
-        overrides: what is done otherwise with some tensors.
-        save_dtype: dtype of the merged weights.
-        device: where the method would run.
-        copy_files_from: donor of the other files.
         deep: read all weights, not a sample of each tensor.
+        **settings: the other keys of `amm.MergeConfig`.
 
     Raises:
         InputError: an input can't be read at all, or a setting is wrong.
     """
-    values = {
-        "base": base,
-        "experts": experts,
-        "output": output,
-        "partial_experts": partial_experts,
-        "parts": parts,
-        "method": method,
-        "parameters": dict(parameters or {}),
-        "overrides": overrides,
-        "save_dtype": save_dtype,
-        "device": device,
-        "copy_files_from": copy_files_from,
-    }
+    values = {"base": base, "experts": experts, "output": output, **settings}
     return plan_config(validated(MergeConfig, values, "plan"), deep=deep)
 
 
@@ -287,9 +262,9 @@ def _report_differences(found: Plan) -> None:
     for difference in found.differences:
         experts[difference.expert].append(difference)
     for expert, listed in experts.items():
-        count = "1 tensor doesn't" if len(listed) == 1 else f"{len(listed)} tensors don't"
         found.problems.append(
-            f"{expert}: {count} fit the base (see the table of differences). {advice(listed)}"
+            f"{expert}: {counted(listed)} fit the base (see the table of differences)."
+            f" {advice(listed)}"
         )
 
 
@@ -324,8 +299,8 @@ def _short(value: object) -> str:
 
 def _differing(name: str, limit: int, base: Checkpoint, expert: Checkpoint) -> list[dict[str, Any]]:
     """A file of both models, parsed; two empty ones where one has none, or both the same."""
-    folders = [model.files_folder for model in (base, expert)]
-    if None in folders or not all(is_there(folder / name) for folder in folders):
+    folders = [f for f in (base.files_folder, expert.files_folder) if f is not None]
+    if len(folders) < 2 or not all(is_there(folder / name) for folder in folders):
         return [{}, {}]
     what = f"a model's {name}"
     texts = [read_small(folder / name, what, limit) for folder in folders]
@@ -512,7 +487,7 @@ def _plan_work(
         does, matrix, seconds = job.rule(keys[0]), job.matrix(keys[0]), 0.0
         if does.method is not None and rule != "unchanged":
             seconds = sum(
-                len(job.blocks(key)) * timer.seconds(does.method, does.settings, job.matrix(key))
+                len(job.blocks(key)) * timer.seconds(does.method, does.settings, job.unit(key))
                 if does.whole
                 else timer.seconds(does.method, does.settings, job.base.shape(key))
                 for key in keys
@@ -531,7 +506,10 @@ def _plan_work(
     found.seconds = sum(kind.seconds for kind in found.kinds)
     needs = [job.need(block) for entry in job.entries for block in job.blocks(entry.name)]
     found.memory = max(needs, default=0)
-    _plan_disk(found, sum(entry.size for entry in job.entries), config.output)
+    found.disk_needed = sum(job.size(entry.name) for entry in job.entries)
+    found.disk_free = disk_free(config.output)
+    if found.disk_free < found.disk_needed:
+        found.problems.append(too_full(config.output, found.disk_needed))
 
 
 class Timer:
@@ -547,7 +525,7 @@ class Timer:
         self.experts = experts
         self.device = torch.device(config.device)
         self.dtype = getattr(torch, config.compute_dtype)
-        self.probes: dict[tuple[str, bool], float] = {}
+        self.probes: dict[tuple[str, int, int], float] = {}
 
     def seconds(self, method: Method, settings: Settings, shape: tuple[int, ...]) -> float:
         if method.elementwise or len(shape) != 2:
@@ -581,7 +559,8 @@ class Timer:
             if not method.elementwise:
                 vectors = vectors.to(self.device)
             statistics = method.measure(TensorBlocks(vectors, base=method.base), settings)
-            place = Place("probe", 0, statistics, method.table and torch.ones(()))
+            table = None if method.table is None else torch.ones(())
+            place = Place("probe", 0, statistics, table)
             self.probes[key] = self._time(lambda: method(vectors, settings, place))
         return self.probes[key]
 
@@ -602,22 +581,10 @@ class Timer:
         rates = []
         for side in (PROBE_SIDE, 4 * PROBE_SIDE):
             matrix = torch.ones(side, side, dtype=self.dtype, device=self.device)
-            rates.append(side**3 / self._time(lambda m=matrix: m @ m))
+            rates.append(side**3 / self._time(partial(torch.matmul, matrix, matrix)))
         return max(1.0, rates[1] / rates[0])
 
 
 def _scaled(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
     rows, columns = shape
     return round(rows * factor), round(columns * factor)
-
-
-def _plan_disk(found: Plan, needed: int, output: Path) -> None:
-    folder = output.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    found.disk_needed, found.disk_free = needed, shutil.disk_usage(folder).free
-    if found.disk_free < needed:
-        found.problems.append(
-            f"{folder} has {found.disk_free:,} bytes free, and the merged weights need {needed:,};"
-            " name an output on another disk."
-        )

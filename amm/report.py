@@ -10,24 +10,20 @@ import importlib.metadata
 import itertools
 import logging
 import platform
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from amm._version import __version__
 from amm.checkpoints import Checkpoint
-from amm.checkpoints.donor import listed
+from amm.checkpoints.hub import hub_id
+from amm.checkpoints.writer import OutputFolder
 from amm.diagnostics import NORM_RATIO_WARNING, LayerFigures
-from amm.figures import can_draw, draw_cosines, draw_losses, draw_norms, short_paths
-from amm.settings import Settings
-from amm.text import markdown, markdown_code
-
-if TYPE_CHECKING:
-    from amm.checkpoints.writer import OutputFolder
-    from amm.config import MergeConfig
-    from amm.run import MergeResult
+from amm.engines.job import Job
+from amm.engines.recorder import TensorReport
+from amm.plots import can_draw, draw_cosines, draw_losses, draw_norms, short_paths
+from amm.text import listed, markdown, markdown_code
 
 PROVENANCE_FILE = "provenance.json"
 CARD_FILE = "README.md"
@@ -35,7 +31,6 @@ PLOT_FILES = ("merge_loss.png", "merge_norms.png", "merge_cosines.png")
 REPORT_FILES = (PROVENANCE_FILE, CARD_FILE, *PLOT_FILES)
 """All that is written here; files of the donor under these names are kept under others."""
 
-_HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(@\S+)?")
 _LICENSE_KEYS = ("license", "license_name", "license_link")
 _METADATA_LIMIT = 2**16
 _LICENSE_LIMIT = 500
@@ -44,46 +39,75 @@ _LICENSE_LIMIT = 500
 logger = logging.getLogger("amm")
 
 
+@dataclass
+class MergeResult:
+    """What a merge did.
+
+    Attributes:
+        output: the folder that was written.
+        tensors: one report for each tensor, in the order of the output.
+        warnings: sentences, as logged.
+        copied_files: files taken over from the donor → their names in the output.
+        owned_files: files taken over from other models, in a union → the folders they are from.
+        left_out: the donor's other files, the weights of a base apart.
+        config_dtype: what config.json was made to say, where the donor's said otherwise.
+        resumed: tensors that an earlier run had merged.
+    """
+
+    output: Path
+    tensors: list[TensorReport] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    copied_files: dict[str, str] = field(default_factory=dict)
+    owned_files: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    config_dtype: str | None = None
+    resumed: int = 0
+
+    @property
+    def rounding_kept(self) -> float | None:
+        """Share of the changed entries that differ from the base after rounding."""
+        changed = sum(tensor.changed for tensor in self.tensors)
+        return sum(tensor.kept for tensor in self.tensors) / changed if changed else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the output's provenance.json doesn't say, and how it went, as JSON can hold it."""
+        return {
+            "output": str(self.output),
+            "tensors": len(self.tensors),
+            "resumed": self.resumed,
+            "rounding_kept": self.rounding_kept,
+            "warnings": self.warnings,
+        }
+
+
 def write_reports(
-    folder: OutputFolder,
-    *,
-    config: MergeConfig,
-    settings: Settings,
-    base: Checkpoint,
-    experts: Sequence[Checkpoint],
-    result: MergeResult,
-    tables: Sequence[Path],
-    hashes: Mapping[str, Mapping[str, str]],
+    folder: OutputFolder, job: Job, result: MergeResult, hashes: Mapping[str, Mapping[str, str]]
 ) -> None:
     """Write `provenance.json`, the pictures and the model card into an output folder.
 
     Args:
         folder: the output, with all weights and the donor's files in place.
-        config: the merge.
-        settings: the method's settings.
-        base: the base.
-        experts: K experts.
+        job: the merge.
         result: what became of each tensor.
-        tables: what methods took from calibrations.
         hashes: path of an input → its weight files → their sha256; empty if they weren't wanted.
     """
-    plots = _plots(result, experts)
+    plots, config = _plots(result, job.experts), job.config
     for name, data in plots.items():
         folder.write_bytes(name, data)
-    donor = config.copy_files_from or base.files_folder
+    donor = config.copy_files_from or job.base.files_folder
     provenance = {
         "config": config.model_dump(mode="json", exclude={"output", "engine", "max_memory"})
-        | {"parameters": settings.model_dump(mode="json")},
+        | {"parameters": job.settings.model_dump(mode="json")},
         "inputs": [
             {
                 "path": str(given),
                 "found": checkpoint.describe(),
                 "sha256": dict(sorted(hashes.get(str(given), {}).items())),
             }
-            for given, checkpoint in _inputs(config, base, experts)
+            for given, checkpoint in job.inputs
         ],
         "tables": [
-            {"path": str(table), "sha256": hashes[str(table)][table.name]} for table in tables
+            {"path": str(table), "sha256": hashes[str(table)][table.name]} for table in job.tables
         ],
         "versions": _versions(),
         "donor": None if donor is None else str(donor),
@@ -200,12 +224,6 @@ def _by_expert(layer: LayerFigures) -> list[float]:
     return [float("nan") if cosine is None else cosine for cosine in layer.cosines]
 
 
-def _inputs(
-    config: MergeConfig, base: Checkpoint, experts: Sequence[Checkpoint]
-) -> list[tuple[Any, Checkpoint]]:
-    return list(zip(config.sources, (base, *experts), strict=True))
-
-
 def _versions() -> dict[str, str]:
     libraries = ("torch", "safetensors", "numpy")
     return {
@@ -240,7 +258,7 @@ def _front_matter(
     import yaml
 
     base, *experts = (model["path"] for model in inputs)
-    hub = [_name(path) for path in experts if _on_hub(path)]
+    hub = [_name(path) for path in experts if hub_id(path)]
     tags = ["merge", "amm"] + ([method] if method != "amm" else [])
     metadata = {
         "library_name": "transformers",
@@ -253,13 +271,10 @@ def _front_matter(
     return f"---\n{text}---\n"
 
 
-def _on_hub(path: str) -> bool:
-    return _HUB_ID.fullmatch(path) is not None and not Path(path).exists()
-
-
 def _name(path: str) -> str:
     """A Hub id without its revision; of a folder its own name."""
-    return path.partition("@")[0] if _on_hub(path) else Path(path).name
+    found = hub_id(path)
+    return Path(path).name if found is None else found["repo"]
 
 
 def _title(base: str, method: str) -> str:

@@ -11,19 +11,17 @@ import hashlib
 import logging
 import math
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from amm._version import __version__
-from amm.checkpoints import Checkpoint
+from amm.checkpoints.base import dtype_name
 from amm.checkpoints.donor import (
     CONFIG_FILE,
     OtherFiles,
@@ -34,21 +32,19 @@ from amm.checkpoints.donor import (
 )
 from amm.checkpoints.hf import INDEX_FILE
 from amm.checkpoints.union import unite_files
-from amm.checkpoints.writer import OutputFolder, SafetensorsWriter
-from amm.config import MergeConfig, size_text
+from amm.checkpoints.writer import OutputFolder, SafetensorsWriter, disk_free, too_full
+from amm.config import MergeConfig
 from amm.diagnostics import NORM_RATIO_WARNING
 from amm.engines.hashing import InputHashes
 from amm.engines.job import Job
 from amm.engines.local import run_local
 from amm.engines.manifest import Manifest
 from amm.engines.ray import run_ray
-from amm.engines.recorder import Progress, Recorder, TensorReport
+from amm.engines.recorder import Progress, Recorder
 from amm.errors import InputError, MergeInterrupted, UnfinishedError
 from amm.planning import doubts
-from amm.report import REPORT_FILES, write_reports
+from amm.report import REPORT_FILES, MergeResult, write_reports
 from amm.settings import validated
-
-__all__ = ["MergeResult", "TensorReport", "merge", "run"]
 
 logger = logging.getLogger("amm")
 
@@ -65,47 +61,6 @@ _SAME_BYTES = {"output", "parameters", "engine", "max_memory", "hash_inputs"}
 
 _OTHER_FILES_ROOM = 2**24
 """Bytes left for reports and plots when free disk space is checked."""
-
-
-@dataclass
-class MergeResult:
-    """What a merge did.
-
-    Attributes:
-        output: the folder that was written.
-        tensors: one report for each tensor, in the order of the output.
-        warnings: sentences, as logged.
-        copied_files: files taken over from the donor → their names in the output.
-        owned_files: files taken over from other models, in a union → the folders they are from.
-        left_out: the donor's other files, the weights of a base apart.
-        config_dtype: what config.json was made to say, where the donor's said otherwise.
-        resumed: tensors that an earlier run had merged.
-    """
-
-    output: Path
-    tensors: list[TensorReport] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    copied_files: dict[str, str] = field(default_factory=dict)
-    owned_files: dict[str, str] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-    config_dtype: str | None = None
-    resumed: int = 0
-
-    @property
-    def rounding_kept(self) -> float | None:
-        """Share of the changed entries that differ from the base after rounding."""
-        changed = sum(tensor.changed for tensor in self.tensors)
-        return sum(tensor.kept for tensor in self.tensors) / changed if changed else None
-
-    def as_dict(self) -> dict[str, Any]:
-        """What the output's provenance.json doesn't say, and how it went, as JSON can hold it."""
-        return {
-            "output": str(self.output),
-            "tensors": len(self.tensors),
-            "resumed": self.resumed,
-            "rounding_kept": self.rounding_kept,
-            "warnings": self.warnings,
-        }
 
 
 def merge(
@@ -135,25 +90,12 @@ def merge(
     call resumes it.
 
     Args:
-        base: see `amm.config.MergeConfig`, as for all but the last.
-        experts: the experts: paths, or mappings with `path`, `weight`, `base` and `partial`.
+        base: the model that the experts were trained from; this and all others but the last are the
+            keys of `amm.MergeConfig`, which says what they are.
+        experts: paths, or mappings with `path`, `weight`, `base` and `partial`.
         output: folder to write.
-        partial_experts: experts may lack tensors, which are carried over from the base.
-        parts: `base`, or `union`: the output has the parts of all models.
-        method: merge method.
-        parameters: settings of the method.
-        overrides: what is done otherwise with some tensors.
-        save_dtype: dtype of the merged weights, by default the base's.
-        compute_dtype: float32 or float64.
-        device: where a method runs that takes a layer as a whole.
-        engine: `local` or `ray`.
-        max_memory: ceiling of memory.
-        hash_inputs: hash the inputs' weight files for the report.
-        max_shard_size: bytes in one output file.
-        copy_files_from: donor of the other files, by default the base.
         progress: called after each tensor with its name and the share of the work that is done;
-            first of all, when a merge is gone on with, with `resuming`. Not always in the
-            caller's thread.
+            first of all, when a merge resumes, with `resuming`. Not always in the caller's thread.
 
     Raises:
         InputError: anything that the caller can mend; the message says what and how.
@@ -217,9 +159,9 @@ def _run(
     weights = SafetensorsWriter(folder.partial, job.entries, job.config.max_shard_size)
     writers = [weights]
     sides = None
-    if job.sides:
+    if (side := job.method.side) is not None and job.sides:
         entries = [entry for tensor in job.sides.values() for entry in tensor]
-        sides = SafetensorsWriter(folder.partial, entries, 0, single_file=job.method.side.file)
+        sides = SafetensorsWriter(folder.partial, entries, 0, single_file=side.file)
         writers.append(sides)
     files = [file for writer in writers for file in writer.files]
     folder.clear(keep=files)
@@ -227,16 +169,16 @@ def _run(
     named = job.config.copy_files_from is not None
     united = unite_files(donor, job.models.folders, named=named, own=own)
     other = OtherFiles([], []) if donor is None else other_files(donor)
-    sources = {donor: other.copied} | united.owned
+    sources = ({} if donor is None else {donor: other.copied}) | united.owned
     copied = sum((path / name).stat().st_size for path, names in sources.items() for name in names)
     _check_disk(folder, sum(writer.size for writer in writers) + copied)
     if donor is not None:
         replaced = [] if united.config is None else [CONFIG_FILE]
         names = [name for name in other.copied if name not in replaced]
-        result.copied_files = folder.copy_files(donor, own, names)
+        result.copied_files = folder.copy_files(donor, names, own)
         result.left_out = other.left_out
         for path, names in united.owned.items():
-            result.owned_files |= dict.fromkeys(folder.copy_files(path, own, names), str(path))
+            result.owned_files |= dict.fromkeys(folder.copy_files(path, names, own), str(path))
         if united.config is not None:
             folder.write_bytes(CONFIG_FILE, united.config)
         result.config_dtype = _write_dtype(folder, job)
@@ -244,7 +186,7 @@ def _run(
     _log(result.warnings)
     checkpoints = {
         str(path): checkpoint.files() if job.config.hash_inputs else []
-        for path, checkpoint in _inputs(job)
+        for path, checkpoint in job.inputs
     }
     checkpoints |= {str(path): [path] for path in job.tables}
     with ExitStack() as stack:
@@ -265,21 +207,8 @@ def _run(
         result.warnings += _warnings(result)
         hashed = hashes.result()
         _check_unchanged(before, job)
-        write_reports(
-            folder,
-            config=job.config,
-            settings=job.settings,
-            base=job.base,
-            experts=job.experts,
-            result=result,
-            tables=list(job.tables),
-            hashes=hashed,
-        )
+        write_reports(folder, job, result, hashed)
     return result
-
-
-def _inputs(job: Job) -> list[tuple[Path | str, Checkpoint]]:
-    return list(zip(job.config.sources, (job.base, *job.experts), strict=True))
 
 
 def _identity(job: Job) -> dict[str, Any]:
@@ -296,7 +225,7 @@ def _identity(job: Job) -> dict[str, Any]:
 
 def _states(job: Job) -> dict[str, str]:
     """What tells that an input file was changed; the last of the times can't be set back."""
-    files = [(path, file) for path, checkpoint in _inputs(job) for file in checkpoint.files()]
+    files = [(path, file) for path, checkpoint in job.inputs for file in checkpoint.files()]
     states = {}
     for path, file in [*files, *((table.parent, table) for table in job.tables)]:
         status = os.stat(file)
@@ -328,23 +257,15 @@ def _write_dtype(folder: OutputFolder, job: Job) -> str | None:
         return None
     file.unlink()
     folder.write_bytes(CONFIG_FILE, config)
-    return str(stored).removeprefix("torch.")
+    return dtype_name(stored)
 
 
 def _check_disk(folder: OutputFolder, size: int) -> None:
     """Refuse a disk that is too small before any work."""
     there = sum(file.stat().st_blocks * 512 for file in folder.partial.iterdir())
     needed = max(size - there, 0) + _OTHER_FILES_ROOM
-    free = shutil.disk_usage(folder.partial).free
-    if free < needed:
-        raise UnfinishedError(_too_full(folder, needed, free))
-
-
-def _too_full(folder: OutputFolder, needed: int, free: int) -> str:
-    return (
-        f"{folder.path.absolute().parent} has {size_text(free)} free, and {size_text(needed)} are"
-        " needed; make room, or name an output on another disk."
-    )
+    if disk_free(folder.path) < needed:
+        raise UnfinishedError(too_full(folder.path, needed))
 
 
 def _unfinished(
@@ -354,11 +275,9 @@ def _unfinished(
     if isinstance(error, UnfinishedError):
         reason = str(error)
     elif error.errno == errno.ENOSPC:
-        sides = [side for tensor in job.sides.values() for side in tensor]
-        left = [entry for entry in job.entries if entry.name not in manifest.tensors]
-        needed = sum(entry.size for entry in (*left, *sides)) + _OTHER_FILES_ROOM
-        free = shutil.disk_usage(folder.partial).free
-        reason = f"the disk is full: {_too_full(folder, needed, free)}"
+        left = [entry.name for entry in job.entries if entry.name not in manifest.tensors]
+        needed = sum(map(job.size, left)) + _OTHER_FILES_ROOM
+        reason = f"the disk is full: {too_full(folder.path, needed)}"
     return UnfinishedError(f"{reason} {_how_to_resume(job, manifest)}")
 
 

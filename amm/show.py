@@ -11,13 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from amm.checking import CheckResult
-from amm.checkpoints.donor import listed
-from amm.figures import short_kinds, short_paths
 from amm.inspection import Figures, Inspection
 from amm.methods import Method
 from amm.planning import Plan
+from amm.plots import short_kinds, short_paths
 from amm.survey import group_of
-from amm.text import printable, printable_lines
+from amm.text import listed, printable, printable_lines, size_text
 
 SHOWN = 20
 COLUMNS = 6
@@ -44,11 +43,12 @@ def show_plan(plan: Plan, console: Console, *, everything: bool) -> None:
             " reading and writing come on top."
         )
         console.print(
-            f"Memory: the largest tensor needs about {size(plan.memory)}; the ceiling max_memory is"
-            f" {size(plan.max_memory)}."
+            f"Memory: the largest tensor needs about {size_text(plan.memory)}; the ceiling"
+            f" max_memory is {size_text(plan.max_memory)}."
         )
         console.print(
-            f"Disk: {size(plan.disk_needed)} for the weights, {size(plan.disk_free)} free."
+            f"Disk: {size_text(plan.disk_needed)} for the weights,"
+            f" {size_text(plan.disk_free)} free."
         )
     if plan.donor is not None:
         left_out = f"; left out: {listed(plan.left_out)}" if plan.left_out else ""
@@ -105,7 +105,8 @@ def show_methods(methods: Sequence[Method], console: Console) -> None:
     table = _table("method", "tensors", "settings and their defaults")
     for method in methods:
         settings = [
-            f"{name}: {_value(field.default)}{_choices(field.annotation)}"
+            f"{name}: {'required' if field.is_required() else _value(field.default)}"
+            f"{_choices(field.annotation)}"
             for name, field in method.settings.model_fields.items()
         ]
         table.add_row(method.name, method.tensors, "\n".join(settings) or "none")
@@ -122,14 +123,6 @@ def duration(seconds: float, *, short: bool = False) -> str:
         if seconds >= 2 * length:
             return f"{_two_digits(seconds / length)} {letter if short else unit}"
     return f"{_two_digits(max(seconds, 1))} {'s' if short else 'seconds'}"
-
-
-def size(count: int) -> str:
-    """Bytes in decimal units: 7.5 GB."""
-    for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
-        if count >= 10**power:
-            return f"{_two_digits(count / 10**power)} {unit}"
-    return f"{count} bytes"
 
 
 def _show_differences(plan: Plan, console: Console, everything: bool) -> None:
@@ -152,7 +145,7 @@ def _show_frozen(plan: Plan, console: Console) -> None:
         for group, experts in plan.frozen.items()
     ]
     if len(titles) > COLUMNS:
-        titles, *rows = zip(titles, *rows, strict=True)
+        titles, *rows = map(list, zip(titles, *rows, strict=True))
     table = _table(titles[0], *(f">{title}" for title in titles[1:]))
     for row in rows:
         table.add_row(*row)
@@ -189,7 +182,7 @@ def _table(*titles: str) -> Table:
     """A table; titles that begin with `>` are of columns that end at the right."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for title in titles:
-        justify = "right" if title.startswith(">") else "left"
+        justify: Literal["left", "right"] = "right" if title.startswith(">") else "left"
         table.add_column(title.removeprefix(">"), justify=justify, overflow="fold")
     return table
 

@@ -160,19 +160,16 @@ def survey(
         shape = base.shape(key)
         if base.dtype(key) not in MERGEABLE or 0 in shape or not all(key in own for own in names):
             continue
+        sources = [(base, key)]
+        for expert, own in zip(experts, names, strict=True):
+            name = own[key]
+            sources.append((base, key) if name is None else (expert, name))
         parts = row_blocks(shape, READ_ENTRIES) if deep else sampled_rows(shape)
         blocks = (
             products(origin, trained)
             for rows in parts
             for origin, *trained in _pieces(
-                [
-                    base.read(key, rows),
-                    *(
-                        base.read(key, rows) if own[key] is None else expert.read(own[key], rows)
-                        for expert, own in zip(experts, names, strict=True)
-                    ),
-                ],
-                deep,
+                [model.read(source, rows) for model, source in sources], deep
             )
         )
         yield Surveyed(key, shape, total(blocks), key in matrices)

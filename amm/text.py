@@ -1,8 +1,9 @@
-"""Names and other text out of files and settings, made safe for where they are shown."""
+"""What is shown: names and other text out of files, made safe for where they go, and sizes."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 
 def printable(text: object) -> str:
@@ -18,6 +19,21 @@ def printable(text: object) -> str:
 def printable_lines(text: object) -> str:
     """For a terminal, with its line breaks; lines after the first are indented."""
     return "\n    ".join(map(printable, str(text).split("\n")))
+
+
+def listed(texts: Sequence[str], most: int = 10, between: str = ", ") -> str:
+    """The first of many, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return between.join(texts[:most]) + more
+
+
+def size_text(size: int) -> str:
+    """Bytes as `parse_size` of amm.config reads them, rounded up to at most four digits."""
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+        if size >= 1000**power:
+            tenths = -(-size * 10 // 1000**power)
+            return f"{tenths // 10}{f'.{tenths % 10}' if tenths % 10 else ''}{unit}"
+    return f"{size}B"
 
 
 def markdown(text: object) -> str:

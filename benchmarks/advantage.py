@@ -72,7 +72,7 @@ def floor(rewards: torch.Tensor, mask: torch.Tensor, _: np.ndarray) -> torch.Ten
 
 
 def easyr1_grpo(checkout: Path) -> Callable:
-    """EasyR1's GRPO from a checkout, beside the installed verl: both are called ``verl``."""
+    """EasyR1's GRPO from a checkout, beside the installed verl: both are called `verl`."""
     for name in ("", ".trainer", ".utils"):
         package = types.ModuleType("easyr1" + name)
         package.__path__ = [str(checkout.joinpath("verl", *name.split(".")))]
@@ -157,7 +157,7 @@ def main() -> None:
 def compare_schemes(entries: int, console: Console) -> None:
     """Each scheme's time over LIPO's, on the CPU, where the arithmetic runs in any case.
 
-    Through ``token_advantages``: verl's entry announces settings that it has not seen before.
+    Through `token_advantages`: verl's entry announces settings that it has not seen before.
     """
     configs = {
         scheme.name: LipoConfig(scheme=scheme.name, **BUDGET, **NEEDED.get(scheme.name, {}))

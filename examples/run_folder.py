@@ -18,6 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from examples.whole import write_json
+
 RECORD = "settings.json"
 LOCK = "lock"
 
@@ -40,11 +42,9 @@ def keep_settings(
 
     Raises SettingsDiffer where that file has others.
     """
-    from lipo_verl.evaluate.results import write_whole  # NumPy, which a claim does without
-
     path = folder / RECORD
     now = json.loads(json.dumps(settings))
-    kept = json.loads(path.read_text()) if path.exists() else now
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
     differing = [
         f"{json.dumps(name)}: {_shown(kept, name)}, now {_shown(now, name)}"
         for name in {**kept, **now}
@@ -56,7 +56,7 @@ def keep_settings(
             f"{folder} holds a run with other settings ({'; '.join(differing)}). "
             "Remove that folder, or choose another one with --output."
         )
-    write_whole(path, json.dumps(now, indent=1) + "\n")
+    write_json(path, now)
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:

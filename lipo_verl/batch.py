@@ -1,4 +1,4 @@
-"""From a trainer's batch to groups and back: the plumbing around :func:`lipo_verl.lipo.lipo`.
+"""From a trainer's batch to groups and back: the plumbing around `lipo_verl.lipo.lipo`.
 
 Whatever device the batch is on, one transfer brings two numbers per response to the CPU and one
 takes the advantages back: a few thousand scalars are quicker there, and the outcome is the same.
@@ -30,9 +30,10 @@ LARGEST_REWARD = 1e100
 class Group(Responses):
     """The groups of one size that a batch holds, and what LIPO made of them.
 
-    rows:   (G, n) int64, the batch rows of each group's responses
-    result: what LIPO made of them; None for groups of one response, whose advantage is 0
-    state:  what the scheme remembers after the batch, by name
+    Attributes:
+        rows: (G, n) int64, the batch rows of each group's responses.
+        result: what LIPO made of them; None for groups of one response, whose advantage is 0.
+        state: what the scheme remembers after the batch, by name.
     """
 
     rows: ndarray
@@ -60,20 +61,22 @@ def token_advantages(
 ) -> tuple[Tensor, list[Group]]:
     """LIPO's advantage of every token of a batch, as a trainer wants it, and the groups behind it.
 
-    token_level_rewards: (B, T) any type, their sum is the rule's score of the response
-    response_mask:       (B, T) any type, 1 on tokens that the policy generated, 0 on others;
-                         padding on either side
-    uids:                B hashable values; responses of one prompt share theirs, in any order
-    lengths:             (B,) tokens, where they are not those of the mask: an agent's session of
-                         several outputs; None: the mask's
-    truncated:           (B,) bool, the responses that were cut; None: those that reach the budget
-    accuracy:            (B,) the part of the reward that says how right the answer is, NaN where it
-                         names none; None: the scores say it
-    memory:              the run's, for a scheme that has one
-    returns:             (B, T) advantages on the rewards' device, of their type, float32 where that
-                         is no float; the groups
+    Args:
+        token_level_rewards: (B, T) any type, their sum is the rule's score of the response.
+        response_mask: (B, T) any type, 1 on tokens that the policy generated, 0 on others; padding
+            on either side.
+        uids, accuracy, memory: see `estimate`.
+        config: the settings.
+        lengths: (B,) tokens, where they are not those of the mask: an agent's session of several
+            outputs; None: the mask's.
+        truncated: (B,) bool, the responses that were cut; None: those that reach the budget.
 
-    Raises as :func:`estimate` does.
+    Returns:
+        (B, T) advantages on the rewards' device, of their type, float32 where that is no float; the
+        groups.
+
+    Raises:
+        ValueError: see `estimate`.
     """
     dtype = token_level_rewards.dtype if token_level_rewards.is_floating_point() else torch.float32
     summed_in = torch.promote_types(dtype, torch.float32)
@@ -91,9 +94,10 @@ def token_advantages(
 def reaches(budget: int | None, mask: Tensor) -> ndarray:
     """(B,) bool, which responses are as long as the budget allows, or longer.
 
-    budget: tokens; None: there is none
-    mask:   (B, T) any type, not 0 on the first and on the last token of a response; padding on
-            either side
+    Args:
+        budget: tokens; None: there is none.
+        mask: (B, T) any type, not 0 on the first and on the last token of a response; padding on
+            either side.
     """
     width = mask.shape[1]
     if budget is None or budget > width:
@@ -114,18 +118,26 @@ def estimate(
 ) -> tuple[ndarray, list[Group]]:
     """LIPO's advantage of every response of a batch, and the groups behind it.
 
-    scores:    (B,) the rule's score of each response, any float type
-    lengths:   (B,) tokens the policy generated, any type; an empty response counts as one token
-    truncated: (B,) bool, responses cut at the budget
-    uids:      B hashable values; responses of one prompt share theirs, in any order
-    accuracy:  (B,) the reward's accuracy part, NaN where it names none; None: it never does
-    memory:    the run's, for a scheme that has one
-    returns:   (B,) float64 advantages, and one Group for every group size in the batch
+    A group without a single token, a trainer's padding, is left out: its advantages are 0. Warns
+    once of groups of one response: their advantage is 0.
 
-    A group without a single token, a trainer's padding, is left out: its advantages are 0.
-    Raises ValueError where there is not one uid per score, where the scheme wants a memory or a
-    response budget and has none, and, naming uid and score, where a score is NaN, infinite or
-    beyond LARGEST_REWARD. Warns once of groups of one response: their advantage is 0.
+    Args:
+        scores: (B,) the rule's score of each response, any float type.
+        lengths: (B,) tokens the policy generated, any type; an empty response counts as one token.
+        truncated: (B,) bool, responses cut at the budget.
+        uids: B hashable values; responses of one prompt share theirs, in any order.
+        config: the settings.
+        accuracy: (B,) the part of the reward that says how right the answer is, NaN where it names
+            none; None: it never does, and the scores say it.
+        memory: the run's, for a scheme that has one.
+
+    Returns:
+        (B,) float64 advantages, and one Group for every group size in the batch.
+
+    Raises:
+        ValueError: there is not one uid per score; the scheme wants a memory or a response budget
+            and has none; or, naming uid and score, a score is NaN, infinite or beyond
+            LARGEST_REWARD.
     """
     if isinstance(uids, Tensor) or len(uids) != len(scores):
         raise ValueError(
@@ -143,7 +155,8 @@ def estimate(
         )
     memory = memory or _no_memory(config)
     correct = _correct(scores, accuracy, config.correct_score)
-    compared, alone = [], []
+    compared: list[tuple[ndarray, Responses]] = []
+    alone: list[tuple[ndarray, Responses]] = []
     for rows in _rows_by_group_size(uids):
         tokens = lengths[rows]
         if not tokens.all():
@@ -184,7 +197,7 @@ def _no_memory(config: LipoConfig) -> Memory:
 
 
 def _correct(scores: ndarray, accuracy: ndarray | None, least: float) -> ndarray:
-    """(B,) bool. An accuracy of 1 is right and one of 0 is wrong, wherever ``correct_score`` lies
+    """(B,) bool. An accuracy of 1 is right and one of 0 is wrong, wherever `correct_score` lies
     on the scale of the scores; in between it decides. [ours]"""
     by_score = scores >= least
     if accuracy is None:

@@ -1,6 +1,5 @@
-"""The settings of LIPO, ``algorithm.lipo.*``."""
+"""The settings of LIPO, `algorithm.lipo.*`."""
 
-import difflib
 import functools
 from collections.abc import Iterator, Mapping
 from math import inf
@@ -9,6 +8,7 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig
 from pydantic import Field, ValidationError, create_model
 
+from lipo_verl.errors import did_you_mean
 from lipo_verl.schemes import Scheme, Settings, get_scheme, schemes
 
 SECTION = "algorithm.lipo"
@@ -23,12 +23,10 @@ class LipoSetupError(ValueError):
 
 
 class LipoConfig(Settings):
-    """Settings under ``algorithm.lipo.``: these, and those of the scheme; docs/lipo.md explains
+    """Settings under `algorithm.lipo.`: these, and those of the scheme; docs/lipo.md explains
     when to change which, docs/schemes.md has the schemes.
 
-    ``LipoConfig(scheme="kimi", weight=0.2)`` is an instance of a subclass that has both.
-    Labels: [V] said by a source on the paper, [C] read in public code, [I] our reading, [ours] not
-    in the paper.
+    `LipoConfig(scheme="kimi", weight=0.2)` is an instance of a subclass that has both.
     """
 
     scheme: str = Field("lipo", description="what length does to rewards; lipo: the paper's Eq. 3")
@@ -91,9 +89,10 @@ class LipoConfig(Settings):
 
     @classmethod
     def parse(cls, section: Mapping[str, Any] | None) -> "LipoConfig":
-        """The settings in ``section``, defaults for what it leaves out.
+        """The settings in `section`, defaults for what it leaves out.
 
-        Raises LipoConfigError, which lists every wrong key with its allowed values.
+        Raises:
+            LipoConfigError: some are wrong; lists every such key with its allowed values.
         """
         if not isinstance(section, Mapping | DictConfig | None):
             raise LipoConfigError(
@@ -112,7 +111,7 @@ class LipoConfig(Settings):
         key, known = str(error["loc"][0]), list(cls.model_fields)
         if error["type"] == "extra_forbidden":
             others = [s.name for s in schemes() if key in s.settings.model_fields]
-            hint = _did_you_mean(key, known, f"{SECTION}.")
+            hint = did_you_mean(key, known, f"{SECTION}.")
             if others:
                 hint = f" It is one of scheme={' and of scheme='.join(others)}."
             return f"{SECTION}.{key}: no such setting.{hint} Settings: {', '.join(known)}."
@@ -151,9 +150,9 @@ def _of(scheme: Any) -> type[LipoConfig]:
         found = get_scheme(scheme)
     except (KeyError, TypeError):
         names = [known.name for known in schemes()]
-        hint = _did_you_mean(str(scheme), names)
         raise LipoConfigError(
-            f"{SECTION}.scheme={scheme!r}: no such scheme.{hint} Schemes: {', '.join(names)}."
+            f"{SECTION}.scheme={scheme!r}: no such scheme.{did_you_mean(scheme, names)} "
+            f"Schemes: {', '.join(names)}."
         ) from None
     return _with_settings(found)
 
@@ -166,12 +165,8 @@ def _with_settings(scheme: Scheme) -> type[LipoConfig]:
             "ones of LIPO; it must give them other names."
         )
     bases = (LipoConfig,) if scheme.settings is Settings else (scheme.settings, LipoConfig)
-    return create_model(LipoConfig.__name__, __base__=bases)
-
-
-def _did_you_mean(name: str, known: list[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f" Did you mean {prefix}{close[0]}?" if close else ""
+    # pydantic takes any bases, and says that all must be of the kind that it returns
+    return create_model(LipoConfig.__name__, __base__=bases)  # type: ignore[arg-type]
 
 
 def _plain(value: Any) -> str:

@@ -1,6 +1,6 @@
 """What LIPO is to every trainer: the checks of a launch, the groups of a step, metrics, the alarm.
 
-The adapters (:mod:`lipo_verl.verl_plugin`, :mod:`lipo_verl.easyr1.adapter`) translate their host's
+The adapters (`lipo_verl.verl_plugin`, `lipo_verl.easyr1.adapter`) translate their host's
 configuration and batches into this, and no more.
 """
 
@@ -35,13 +35,14 @@ ACCURACY = ("accuracy", "acc")
 class Launch:
     """What a host's configuration says of a launch that asks for LIPO.
 
-    section:            ``algorithm.lipo``
-    responses:          key and value of the responses per prompt
-    budget:             tokens that a response may have
-    kl_in_rewards:      where KL is folded into the rewards: by which setting, and what to set
-    empties_masks:      where LIPO would not see all tokens: by which setting, and what to set
-    drops_right_groups: where groups that are all right are dropped: by which setting
-    ignored:            a sentence for every setting that is not read under LIPO
+    Attributes:
+        section: `algorithm.lipo`.
+        responses: key and value of the responses per prompt.
+        budget: tokens that a response may have.
+        kl_in_rewards: where KL is folded into the rewards: by which setting, and what to set.
+        empties_masks: where LIPO would not see all tokens: by which setting, and what to set.
+        drops_right_groups: where groups that are all right are dropped: by which setting.
+        ignored: a sentence for every setting that is not read under LIPO.
     """
 
     section: Any
@@ -56,8 +57,11 @@ class Launch:
 def check(launch: Launch) -> LipoConfig:
     """The settings of a launch, the budget filled in.
 
-    Raises LipoConfigError for a wrong setting, and LipoSetupError for a launch that could only
-    fail, or mislead, later. Warns, once, of settings that do nothing under LIPO, or undo it.
+    Warns, once, of settings that do nothing under LIPO, or undo it.
+
+    Raises:
+        LipoConfigError: a setting is wrong.
+        LipoSetupError: the launch could only fail, or mislead, later.
     """
     settings = LipoConfig.parse(launch.section)
     key, n = launch.responses
@@ -85,7 +89,7 @@ def check(launch: Launch) -> LipoConfig:
 
 
 def warn_of_unread(section: Any, estimator: str) -> None:
-    """Warns where LIPO is set, but another estimator runs."""
+    """Warn where LIPO is set, but another estimator runs."""
     if section is not None:
         warn_once(f"{SECTION} is set, but algorithm.adv_estimator={estimator} does not read it")
 
@@ -96,7 +100,7 @@ def warn_once(text: str) -> None:
 
 
 def announce(host: str, settings: LipoConfig) -> None:
-    """Prints the line that proves that LIPO is in this process; host: its name and version."""
+    """Print the line that proves that LIPO is in this process; host: its name and version."""
     print(f"LIPO is live in process {os.getpid()} ({host}): {settings}", flush=True)
 
 
@@ -104,9 +108,10 @@ def announce(host: str, settings: LipoConfig) -> None:
 class Run:
     """What one trainer keeps in its process between advantages and metrics.
 
-    groups: of the batches whose metrics were not taken yet, the newest first
-    memory: of the scheme
-    alarm:  over the steps
+    Attributes:
+        groups: of the batches whose metrics were not taken yet, the newest first.
+        memory: of the scheme.
+        alarm: over the steps.
     """
 
     groups: deque[Group] = field(default_factory=lambda: deque(maxlen=MOST_KEPT))
@@ -121,7 +126,7 @@ class Run:
         settings: LipoConfig,
         **known: Any,
     ) -> Tensor:
-        """As :func:`lipo_verl.batch.token_advantages`; keeps the groups for the metrics."""
+        """As `lipo_verl.batch.token_advantages`; keeps the groups for the metrics."""
         advantages, groups = token_advantages(
             token_level_rewards, response_mask, uids, settings, memory=self.memory, **known
         )
@@ -129,7 +134,7 @@ class Run:
         return advantages
 
     def metrics(self) -> dict[str, float]:
-        """``lipo/...`` of the batches since they were taken last; none where there was no batch."""
+        """`lipo/...` of the batches since they were taken last; none where there was no batch."""
         if not self.groups:
             return {}
         metrics = lipo_metrics(self.groups)

@@ -1,21 +1,21 @@
 """Brings LIPO into whichever process imports a trainer: verl's or EasyR1's.
 
-``lipo_verl.pth``, which pip installs beside the packages, calls :func:`install` at the start of
+`lipo_verl.pth`, which pip installs beside the packages, calls `install` at the start of
 every interpreter, Ray's workers included. So this module imports nothing, and awaits one name;
-:mod:`lipo_verl.import_hook` does the rest once that name is imported.
+`lipo_verl.import_hook` does the rest once that name is imported.
 """
 
 import sys
 
 
 def install() -> None:
-    """Registers LIPO as soon as ``verl`` is imported; calling it again changes nothing."""
+    """Register LIPO as soon as `verl` is imported; calling it again changes nothing."""
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
 
 
 class _Finder:
-    """Notices that ``verl`` is looked for, and hands over to the finder of the import hooks."""
+    """Notices that `verl` is looked for, and hands over to the finder of the import hooks."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "verl":

@@ -10,15 +10,18 @@ import sys
 TYPE_CHECKING = False  # importing typing would take longer than everything else here
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from importlib.abc import Loader
     from importlib.machinery import ModuleSpec
     from types import ModuleType
     from typing import Any
+else:
+    Loader = object  # importlib.abc would take long too
 
 _callbacks: dict[str, list[Callable[[ModuleType], object]]] = {}
 
 
 def after_import(module_name: str, callback: Callable[[ModuleType], object]) -> None:
-    """Calls ``callback(module)`` once, right after ``module_name`` was executed and before whoever
+    """Call `callback(module)` once, right after `module_name` was executed and before whoever
     imports it sees it; at once where it is imported already.
 
     Several callbacks for one module run in the order of their registration. An exception in one
@@ -36,7 +39,7 @@ def after_import(module_name: str, callback: Callable[[ModuleType], object]) -> 
 
 
 class _Finder:
-    """Finds the awaited modules as the finders behind it do, but for :class:`_Loader`."""
+    """Finds the awaited modules as the finders behind it do, but for `_Loader`."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -47,22 +50,22 @@ class _Finder:
             spec = finder.find_spec(name, path, target) if hasattr(finder, "find_spec") else None
             if spec is not None:
                 if spec.loader is not None:
-                    spec.loader = _Loader(spec.loader)
+                    spec.loader = _Loader(spec, spec.loader)
                 return spec
         return None
 
 
-class _Loader:
+class _Loader(Loader):
     """Another loader, and the callbacks after it. The module itself gets to see only the other."""
 
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
+    def __init__(self, spec: ModuleSpec, loader: Loader) -> None:
+        self._spec, self._loader = spec, loader
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = module.__spec__.loader = self._loader
+        module.__loader__ = self._spec.loader = self._loader
         self._loader.exec_module(module)
         for callback in _callbacks.get(module.__name__, ()):
             callback(module)
@@ -70,4 +73,4 @@ class _Loader:
 
 
 finder = _Finder()
-"""The one on ``sys.meta_path``."""
+"""The one on `sys.meta_path`."""

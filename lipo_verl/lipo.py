@@ -4,7 +4,7 @@ Source: Tiny-R1V (arXiv 2510.08987), Eq. 3 and 4. The authors published neither 
 equations as text, so every step carries its label: [V] said by a source, [F] measured from the
 authors' figures, [I] our reading, [D] derived or checked numerically, [ours] added by us.
 
-1. Adaptive reward adjustment (Eq. 3): R -> R', :mod:`lipo_verl.schemes.lipo`. A rival's scheme may
+1. Adaptive reward adjustment (Eq. 3): R -> R', `lipo_verl.schemes.lipo`. A rival's scheme may
    stand in its place.
 2. Dynamic advantage estimation (Eq. 4), in each group of responses with lengths L_i:
 
@@ -14,7 +14,7 @@ authors' figures, [I] our reading, [D] derived or checked numerically, [ours] ad
        sigma^2 = sum w_i (R'_i - mu)^2 / (sum w_i - sum w_i^2 / sum w_i)                     [I]
        A_i     = (R'_i - mu) / (sigma + epsilon)                                             [I]
 
-All arrays are ``(G, n)``: G groups (prompts) of n responses each, in any order. Everything is
+All arrays are `(G, n)`: G groups (prompts) of n responses each, in any order. Everything is
 computed in float64. NumPy, because these are a few thousand scalars on the CPU: a call of torch's
 costs three to four times one of NumPy's at that size, and nothing else.
 """
@@ -39,14 +39,15 @@ _LARGEST_EXPONENT = 600.0
 class Lipo:
     """What LIPO makes of G groups of n responses; all float64 unless said otherwise.
 
-    advantages: (G, n)  A_i of Eq. 4, after the options of ours
-    unclamped:  (G, n)  the same before ``sign_clamp``
-    shaped:     (G, n)  R'_i of Eq. 3, or of another scheme
-    boosted:    (G, n)  bool, the responses that it raised
-    kept:       (G, n)  bool, the responses that the filter leaves
-    distances:  (G, n)  -log w_i, from 0 to 1e300
-    optimum:    (G, 1)  L_opt, tokens
-    gated:      (G, 1)  bool, the length terms are off for want of correct answers
+    Attributes:
+        advantages: (G, n) A_i of Eq. 4, after the options of ours.
+        unclamped: (G, n) the same before `sign_clamp`.
+        shaped: (G, n) R'_i of Eq. 3, or of another scheme.
+        boosted: (G, n) bool, the responses that it raised.
+        kept: (G, n) bool, the responses that the filter leaves.
+        distances: (G, n) -log w_i, from 0 to 1e300.
+        optimum: (G, 1) L_opt, tokens.
+        gated: (G, 1) bool, the length terms are off for want of correct answers.
     """
 
     advantages: ndarray
@@ -69,15 +70,19 @@ def lipo(
 ) -> tuple[list[Lipo], State | None]:
     """Eq. 3 and 4 for a batch.
 
-    batch:   its groups of two or more responses, those of one size together
-    config:  the settings
-    state:   what the scheme remembers of the batches before; None: there was none
-    returns: what LIPO makes of each part of the batch, and the scheme's state
+    Args:
+        batch: its groups of two or more responses, those of one size together.
+        config: the settings.
+        state: what the scheme remembers of the batches before; None: there was none.
 
-    Raises ValueError where the scheme needs a response budget, and the batch has none.
+    Returns:
+        What LIPO makes of each part of the batch, and the scheme's state.
+
+    Raises:
+        ValueError: the scheme needs a response budget, and the batch has none.
     """
     scheme = get_scheme(config.scheme)
-    memory = ()
+    memory: tuple[State, ...] = ()
     if scheme.remember is not None:
         memory = (state := scheme.remember(state, batch, config),)
 
@@ -96,7 +101,7 @@ def lipo(
 
 @dataclass(frozen=True)
 class _Compared:
-    """Shaped rewards under weights; fields as in :class:`Lipo`, and w up to a factor per group."""
+    """Shaped rewards under weights; fields as in `Lipo`, and w up to a factor per group."""
 
     shaped: ndarray
     kept: ndarray
@@ -120,7 +125,9 @@ def _compared(responses: Responses, shaped: ndarray, config: LipoConfig) -> _Com
     else:
         distance = np.zeros(L.shape)
 
-    kept = np.ones(L.shape, bool) if config.keep is None else _kept(R, L, config)
+    kept = np.ones(L.shape, bool)
+    if config.keep is not None:
+        kept = _kept(L if config.keep_by == "length" else -R / L, config.keep)
     gated = np.zeros(optimum.shape, bool)
     if config.min_pass_rate > 0:  # collapse guard: who seldom answers right learns as GRPO [ours]
         gated = responses.pass_rate < config.min_pass_rate
@@ -156,18 +163,19 @@ def sign_flips(correct: ndarray, A: ndarray) -> ndarray:
     """(G, n) bool, where A is below 0 for a correct answer, or above it for a wrong one, though
     the group has both. [ours]
 
-    correct: (G, n) bool;  A: (G, n) advantages
+    Args:
+        correct: (G, n) bool.
+        A: (G, n) advantages.
     """
     mixed = correct.any(1, keepdims=True) & ~correct.all(1, keepdims=True)
     return mixed & np.where(correct, A < 0, A > 0)
 
 
-def _kept(R: ndarray, L: ndarray, config: LipoConfig) -> ndarray:
-    """(G, n) bool, the ``keep`` first of each group, and who ties with the last of them."""
-    key = L if config.keep_by == "length" else -R / L
-    if config.keep >= key.shape[1]:
+def _kept(key: ndarray, keep: int) -> ndarray:
+    """(G, n) bool, the `keep` of each group whose key is least, and who ties with the last."""
+    if keep >= key.shape[1]:
         return np.ones(key.shape, bool)
-    return key <= np.partition(key, config.keep - 1)[:, config.keep - 1, None]
+    return key <= np.partition(key, keep - 1)[:, keep - 1 : keep]
 
 
 def _weights(distance: ndarray) -> ndarray:

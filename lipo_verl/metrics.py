@@ -1,4 +1,4 @@
-"""What a trainer's logger shows of LIPO, as ``lipo/...``; docs/lipo.md explains each."""
+"""What a trainer's logger shows of LIPO, as `lipo/...`; docs/lipo.md explains each."""
 
 import functools
 import logging
@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 from numpy import ndarray
 
 from lipo_verl.batch import Group
-from lipo_verl.lipo import sign_flips
+from lipo_verl.lipo import Lipo, sign_flips
 
 logger = logging.getLogger(__name__)
 
@@ -20,55 +21,57 @@ _ZERO = 1e-9
 def lipo_metrics(groups: Collection[Group]) -> dict[str, float]:
     """The metrics of one training step, over all batches of it.
 
-    groups: as :func:`lipo_verl.batch.estimate` returns them, of one batch or of several, the newest
-            first
+    Args:
+        groups: as `lipo_verl.batch.estimate` returns them, of one batch or of several, the
+            newest first.
     """
-    compared = [group for group in groups if group.result is not None]
+    compared = [(group, group.result) for group in groups if group.result is not None]
     alone = sum(len(group.rows) for group in groups if group.result is None)
     if not compared:
         return {"lipo/groups_of_one": alone}
 
-    def flat(of_group: Callable[[Group], ndarray]) -> ndarray:
-        return np.concatenate([of_group(group).ravel() for group in compared])
+    def flat(of_group: Callable[[Group, Lipo], npt.ArrayLike]) -> ndarray:
+        return np.concatenate([np.ravel(of_group(group, result)) for group, result in compared])
 
     def mean(values: ndarray) -> float:
         return float(values.mean()) if values.size else 0.0
 
-    lengths = flat(lambda g: g.lengths)
-    correct = flat(lambda g: g.correct)
-    gain = flat(lambda g: g.result.shaped - g.rewards)
+    lengths = flat(lambda g, r: g.lengths)
+    correct = flat(lambda g, r: g.correct)
+    gain = flat(lambda g, r: r.shaped - g.rewards)
     return {
         "lipo/groups_of_one": alone,
-        "lipo/groups_active": mean(flat(lambda g: (abs(g.result.advantages) > _ZERO).any(1))),
-        "lipo/groups_all_right": mean(flat(lambda g: g.correct.all(1))),
-        "lipo/groups_all_wrong": mean(flat(lambda g: ~g.correct.any(1))),
-        "lipo/groups_same_length": mean(flat(lambda g: (g.lengths == g.lengths[:, :1]).all(1))),
-        "lipo/groups_truncated": mean(flat(lambda g: g.truncated.any(1))),
-        "lipo/groups_gated": mean(flat(lambda g: g.result.gated)),
-        "lipo/truncated": mean(flat(lambda g: g.truncated)),
-        "lipo/boosted": mean(flat(lambda g: g.result.boosted)),
+        "lipo/groups_active": mean(flat(lambda g, r: (abs(r.advantages) > _ZERO).any(1))),
+        "lipo/groups_all_right": mean(flat(lambda g, r: g.correct.all(1))),
+        "lipo/groups_all_wrong": mean(flat(lambda g, r: ~g.correct.any(1))),
+        "lipo/groups_same_length": mean(flat(lambda g, r: (g.lengths == g.lengths[:, :1]).all(1))),
+        "lipo/groups_truncated": mean(flat(lambda g, r: g.truncated.any(1))),
+        "lipo/groups_gated": mean(flat(lambda g, r: r.gated)),
+        "lipo/truncated": mean(flat(lambda g, r: g.truncated)),
+        "lipo/boosted": mean(flat(lambda g, r: r.boosted)),
         "lipo/boost": mean(gain[gain > 0]),
         "lipo/lowered": mean(gain < 0),
         "lipo/penalty": mean(-gain[gain < 0]),
-        "lipo/kept": mean(flat(lambda g: g.result.kept)),
-        "lipo/optimum_length": mean(flat(lambda g: g.result.optimum)),
-        "lipo/weight": mean(flat(lambda g: g.result.weights)),
+        "lipo/kept": mean(flat(lambda g, r: r.kept)),
+        "lipo/optimum_length": mean(flat(lambda g, r: r.optimum)),
+        "lipo/weight": mean(flat(lambda g, r: r.weights)),
         "lipo/accuracy": mean(correct),
         "lipo/length": mean(lengths),
         "lipo/length_correct": mean(lengths[correct]),
         "lipo/length_wrong": mean(lengths[~correct]),
         "lipo/tokens_per_correct": float(lengths.sum()) / max(int(correct.sum()), 1),
         "lipo/length_score_correlation": mean(
-            flat(lambda g: _rank_correlation(g.lengths, g.rewards))
+            flat(lambda g, r: _rank_correlation(g.lengths, g.rewards))
         ),
-        "lipo/sign_flips": mean(flat(lambda g: sign_flips(g.correct, g.result.unclamped))),
-    } | {f"lipo/{name}": value for name, value in compared[0].state.items()}
+        "lipo/sign_flips": mean(flat(lambda g, r: sign_flips(g.correct, r.unclamped))),
+    } | {f"lipo/{name}": value for name, value in compared[0][0].state.items()}
 
 
 def reward_metrics(batches: Iterable[Mapping[str, ndarray]]) -> dict[str, float]:
-    """``reward/<part>``, the mean of each part over the responses that have it, as EasyR1 logs it.
+    """`reward/<part>`, the mean of each part over the responses that have it, as EasyR1 logs it.
 
-    batches: for each batch {name: (B,) float, NaN where a response has no such part}
+    Args:
+        batches: for each batch {name: (B,) float, NaN where a response has no such part}.
     """
     columns: dict[str, list[ndarray]] = {}
     for parts in batches:
@@ -90,9 +93,10 @@ class CollapseAlarm:
         self._rings = False
 
     def __call__(self, metrics: dict[str, float]) -> dict[str, float]:
-        """``lipo/collapse_alarm``, 1 or 0, after one more batch; warns when it begins to ring.
+        """`lipo/collapse_alarm`, 1 or 0, after one more batch; warns when it begins to ring.
 
-        metrics: as :func:`lipo_metrics` returns them
+        Args:
+            metrics: as `lipo_metrics` returns them.
         """
         if "lipo/length" not in metrics:
             return {}
@@ -127,7 +131,7 @@ def _warn_of_nothing_right() -> None:
 
 
 def _rank_correlation(x: ndarray, y: ndarray) -> ndarray:
-    """(number of groups with spread in both,) Spearman's correlation of (G, n) ``x`` and ``y``."""
+    """(number of groups with spread in both,) Spearman's correlation of (G, n) `x` and `y`."""
     x, y = _ranks(x), _ranks(y)
     x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
     norm = np.sqrt((x * x).sum(1) * (y * y).sum(1))

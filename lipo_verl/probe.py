@@ -21,11 +21,14 @@ def fault(
 ) -> str | None:
     """What is wrong with the advantages that the trainer's own function gives a small batch.
 
-    compute_advantage: verl's
-    estimator:         the name under which it finds the estimator
-    algorithm:         the ``algorithm`` section that the estimator is to see
-    expected:          (rewards (B, T), mask (B, T), uids (B,)) → the advantages (B, T)
-    returns:           a sentence's end, after "verl"; None if nothing is wrong
+    Args:
+        compute_advantage: verl's.
+        estimator: the name under which it finds the estimator.
+        algorithm: the `algorithm` section that the estimator is to see.
+        expected: (rewards (B, T), mask (B, T), uids (B,)) → the advantages (B, T).
+
+    Returns:
+        A sentence's end, after "verl"; None if nothing is wrong.
     """
     from verl import DataProto
 

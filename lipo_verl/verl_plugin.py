@@ -1,29 +1,29 @@
-"""LIPO inside verl. It is loaded at ``import verl``, in every process, by :mod:`lipo_verl.hook`;
+"""LIPO inside verl. It is loaded at `import verl`, in every process, by `lipo_verl.hook`;
 from 0.9 on it is verl's entry point for plug-ins as well.
 
 What it touches in verl, each where there is one; "all" is 0.5.0 to 0.10.0.dev:
 
-- ``core_algos.register_adv_est("lipo")`` (all): verl's own registry.
-- ``hydra.main`` (all) and ``verl.utils.config.validate_config`` (from 0.6, up to 0.7 inside Ray)
+- `core_algos.register_adv_est("lipo")` (all): verl's own registry.
+- `hydra.main` (all) and `verl.utils.config.validate_config` (from 0.6, up to 0.7 inside Ray)
   are wrapped, so that a wrong setting, and a verl in which LIPO does not work, stop the run before
   Ray starts, and LIPO learns the response budget. Where neither was called, the first advantage
   makes up for it. Goes away when verl lets an estimator check its settings.
-- ``ray_trainer.compute_advantage`` (all) is wrapped, because an estimator sees neither the parts
+- `ray_trainer.compute_advantage` (all) is wrapped, because an estimator sees neither the parts
   of the reward nor the attention mask. Goes away when verl hands it the batch.
-- ``ray_trainer.RayPPOTrainer.__init__`` (0.5) is wrapped, because it refuses estimators that it
+- `ray_trainer.RayPPOTrainer.__init__` (0.5) is wrapped, because it refuses estimators that it
   does not know. Goes away with 0.5.
-- ``PPOTrainer._compute_advantage`` of the v1 trainer (from 0.9; in 0.8 of ``main_ppo_sync``) is
+- `PPOTrainer._compute_advantage` of the v1 trainer (from 0.9; in 0.8 of `main_ppo_sync`) is
   wrapped, to bring the parts of the reward there as well;
-  ``compute_advantage_for_multi_trajectories``, because verl narrows a session of several outputs to
-  its last one for GRPO alone. 0.8 runs that program as ``__main__``, which no import hook sees: it
+  `compute_advantage_for_multi_trajectories`, because verl narrows a session of several outputs to
+  its last one for GRPO alone. 0.8 runs that program as `__main__`, which no import hook sees: it
   is patched when its main begins. Goes away when verl does so for every estimator.
-- ``replay_buffer`` of the v1 trainer (from 0.9): see :mod:`lipo_verl.rewards.stop`.
-- ``verl.trainer.ppo.metric_utils.compute_data_metrics`` (all) is wrapped, so that ``lipo/...`` and,
-  with any estimator, ``reward/...`` reach the ordinary logger. Goes away when an estimator may
+- `replay_buffer` of the v1 trainer (from 0.9): see `lipo_verl.rewards.stop`.
+- `verl.trainer.ppo.metric_utils.compute_data_metrics` (all) is wrapped, so that `lipo/...` and,
+  with any estimator, `reward/...` reach the ordinary logger. Goes away when an estimator may
   return metrics, and when verl logs the reward's parts in training.
 
 A run that asks for LIPO is refused in a verl that lacks what LIPO cannot do without, or fails the
-trial of :mod:`lipo_verl.probe`. An import of verl's own modules must not fail because of LIPO, and
+trial of `lipo_verl.probe`. An import of verl's own modules must not fail because of LIPO, and
 verl only logs an exception of a plug-in at debug level, so nothing here may raise by accident.
 """
 
@@ -67,10 +67,10 @@ _parts: deque[dict[str, ndarray]] = deque(maxlen=MOST_KEPT)
 """The parts of their rewards, a batch each."""
 
 _batch: list[Any] = []
-"""The batch that verl's ``compute_advantage`` works on."""
+"""The batch that verl's `compute_advantage` works on."""
 
 _parsed: list[tuple[Any, LipoConfig]] = []
-"""The ``algorithm`` section read last, and its settings: a run hands over one object."""
+"""The `algorithm` section read last, and its settings: a run hands over one object."""
 
 _columns: dict[str, ndarray] = {}
 """What the v1 trainer's batch tells of each response, while it computes advantages."""
@@ -89,15 +89,18 @@ def compute_lipo_advantage(
 ) -> tuple[Tensor, Tensor]:
     """verl's interface of an advantage estimator.
 
-    token_level_rewards: (B, T) any type, their sum is the rule's score of the response
-    response_mask:       (B, T) any type, 1 on tokens that the policy generated
-    index:               (B,) the uid of each response's prompt
-    config:              verl's ``algorithm`` section
-    returns:             (B, T) advantages and, equal to them, returns
+    Args:
+        token_level_rewards, response_mask: (B, T), see `lipo_verl.batch.token_advantages`.
+        index: (B,) the uid of each response's prompt.
+        config: verl's `algorithm` section.
 
-    Raises ValueError for a score that is not finite, LipoConfigError for a wrong setting, and
-    LipoSetupError for a launch that :func:`check_launch` refuses, or where uids or settings are
-    missing.
+    Returns:
+        (B, T) advantages and, equal to them, returns.
+
+    Raises:
+        ValueError: a score is not finite.
+        LipoConfigError: a setting is wrong.
+        LipoSetupError: `check_launch` refuses the launch, or uids or settings are missing.
     """
     settings = _settings(config)
     if index is None:
@@ -112,7 +115,7 @@ def compute_lipo_advantage(
 
 
 def _known(data: Any, response_mask: Tensor, settings: LipoConfig) -> dict[str, Any]:
-    """What verl's batch tells beyond rewards and mask, as arguments of ``token_advantages``."""
+    """What verl's batch tells beyond rewards and mask, as arguments of `token_advantages`."""
     columns, parts = data.non_tensor_batch, _reward_parts(data)
     if (truncated := columns.get(_TRUNCATED)) is None:
         truncated = _truncated(data, response_mask, settings)
@@ -155,8 +158,11 @@ def _numbers(column: ndarray) -> ndarray:
 def last_outputs(batch_keys: Sequence[str]) -> tuple[list[int], list[int]]:
     """Which rows decide where an agent's session gave several outputs: the last of each session.
 
-    batch_keys: B keys ``{uid}_{session}_{output}``, as verl's trainer names its rows
-    returns:    the S deciding rows, and for each of the B rows its session's place among them
+    Args:
+        batch_keys: B keys `{uid}_{session}_{output}`, as verl's trainer names its rows.
+
+    Returns:
+        The S deciding rows, and for each of the B rows its session's place among them.
     """
     sessions, _, outputs = zip(*(key.rpartition("_") for key in batch_keys), strict=True)
     last = {}
@@ -167,7 +173,7 @@ def last_outputs(batch_keys: Sequence[str]) -> tuple[list[int], list[int]]:
 
 
 def _on_last_outputs(compute_advantage: Any) -> Any:
-    """verl's ``compute_advantage_for_multi_trajectories`` that treats LIPO as it treats GRPO; a
+    """verl's `compute_advantage_for_multi_trajectories` that treats LIPO as it treats GRPO; a
     session is as long as all that it generated, and cut where one of its outputs is."""
 
     @functools.wraps(compute_advantage)
@@ -193,7 +199,7 @@ def _on_last_outputs(compute_advantage: Any) -> Any:
 
 
 def _with_columns(compute_advantage: Any) -> Any:
-    """The v1 trainer's ``_compute_advantage`` that knows what the rollout tells of each response:
+    """The v1 trainer's `_compute_advantage` that knows what the rollout tells of each response:
     the parts of its reward, and whether it was cut."""
 
     @functools.wraps(compute_advantage)
@@ -214,10 +220,11 @@ def _with_columns(compute_advantage: Any) -> Any:
 
 
 def _columns_of(batch: Any, rollout: Any) -> dict[str, ndarray]:
-    """{name: (B,)} the numbers of the reward function, and ``finish_reason``: "length" where a
+    """{name: (B,)} the numbers of the reward function, and `finish_reason`: "length" where a
     limit of verl's was reached, unless the agent loop left "length" or "stop" in its extra fields.
 
-    batch: the v1 trainer's keys and tags
+    Args:
+        batch: the v1 trainer's keys and tags.
     """
     import transfer_queue
 
@@ -245,7 +252,7 @@ def _columns_of(batch: Any, rollout: Any) -> dict[str, ndarray]:
 
 
 def _with_batch(compute_advantage: Any) -> Any:
-    """verl's ``compute_advantage`` that lets the estimator see the batch, and keeps the parts of
+    """verl's `compute_advantage` that lets the estimator see the batch, and keeps the parts of
     its rewards for the metrics, whatever the estimator."""
 
     @functools.wraps(compute_advantage)
@@ -261,7 +268,7 @@ def _with_batch(compute_advantage: Any) -> Any:
 
 
 def _settings(algorithm: Any) -> LipoConfig:
-    """The settings in ``algorithm.lipo``; the launch is checked, and they are announced, when they
+    """The settings in `algorithm.lipo`; the launch is checked, and they are announced, when they
     are read for the first time."""
     if algorithm is None:
         raise LipoSetupError(
@@ -279,9 +286,10 @@ def _settings(algorithm: Any) -> LipoConfig:
 
 
 def check_launch(config: Any) -> LipoConfig:
-    """The settings of a launch; see :func:`lipo_verl.contract.check` for what is refused.
+    """The settings of a launch; see `lipo_verl.contract.check` for what is refused.
 
-    config: verl's whole configuration
+    Args:
+        config: verl's whole configuration.
     """
     algorithm, rollout = config.algorithm, config.actor_rollout_ref.rollout
     kl = empties = drops = None
@@ -327,8 +335,8 @@ def _ignored(algorithm: Any) -> Iterator[str]:
 
 
 def _launch(config: Any) -> None:
-    """Checks a launch, and writes the response budget where the user did not, since trainers may
-    hand over their ``algorithm`` section alone; config: verl's whole configuration."""
+    """Check a launch, and write the response budget where the user did not, since trainers may
+    hand over their `algorithm` section alone; config: verl's whole configuration."""
     estimator = OmegaConf.select(config, "algorithm.adv_estimator")
     if estimator != "lipo":
         contract.warn_of_unread(OmegaConf.select(config, "algorithm.lipo"), estimator)
@@ -339,7 +347,7 @@ def _launch(config: Any) -> None:
 
 
 def _start(config: Any) -> None:
-    """What comes before a run's first process; config: as of :func:`check_launch`.
+    """What comes before a run's first process; config: as of `check_launch`.
 
     Raises LipoSetupError also for a verl in which LIPO does not work.
     """
@@ -350,7 +358,7 @@ def _start(config: Any) -> None:
 
 @functools.cache
 def _refuse_other_verls() -> None:
-    """Tries LIPO in this verl. Raises LipoSetupError; warns of a version that was not tested."""
+    """Try LIPO in this verl: LipoSetupError where it fails, a warning where it was not tested."""
     faults = _lacking or [*filter(None, [_trial()])]
     if faults:
         raise LipoSetupError(
@@ -368,7 +376,7 @@ def _refuse_other_verls() -> None:
 
 
 def _trial() -> str | None:
-    """What is wrong with LIPO in this verl, as of ``probe.fault``."""
+    """What is wrong with LIPO in this verl, as of `probe.fault`."""
     try:
         ray_trainer = importlib.import_module("verl.trainer.ppo.ray_trainer")
     except Exception as error:
@@ -383,7 +391,7 @@ def _trial() -> str | None:
             ray_trainer.compute_advantage,
             "lipo",
             algorithm,
-            lambda *batch: token_advantages(*batch, settings)[0],
+            lambda rewards, mask, uids: token_advantages(rewards, mask, uids, settings)[0],
         )
     finally:
         _parsed.clear()
@@ -392,7 +400,7 @@ def _trial() -> str | None:
 
 
 def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
-    """Replaces ``owner.name`` by what ``wrapper`` makes of it: once, and where there is one."""
+    """Replace `owner.name` by what `wrapper` makes of it: once, and where there is one."""
     function = getattr(owner, name, None)
     if function is not None and not hasattr(function, "lipo_verl"):
         wrapped = wrapper(function)
@@ -401,7 +409,7 @@ def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
 
 
 def _with_start(validate_config: Any) -> Any:
-    """verl's ``validate_config`` with LIPO's checks before it."""
+    """verl's `validate_config` with LIPO's checks before it."""
 
     @functools.wraps(validate_config)
     def validate_config_and_lipo(config: Any, *args: Any, **kwargs: Any) -> None:
@@ -412,7 +420,7 @@ def _with_start(validate_config: Any) -> Any:
 
 
 def _main_with_start(main: Any) -> Any:
-    """``hydra.main`` whose programs begin with LIPO's checks, if they have an estimator to set."""
+    """`hydra.main` whose programs begin with LIPO's checks, if they have an estimator to set."""
 
     @functools.wraps(main)
     def main_and_lipo(*args: Any, **kwargs: Any) -> Any:
@@ -444,7 +452,7 @@ def _with_lipo_metrics(compute_data_metrics: Any) -> Any:
 
 
 def _as_grpo(init: Any) -> Any:
-    """verl 0.5's ``RayPPOTrainer.__init__``, which refuses estimators that it does not know."""
+    """verl 0.5's `RayPPOTrainer.__init__`, which refuses estimators that it does not know."""
 
     @functools.wraps(init)
     def init_as_grpo(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:

@@ -1,7 +1,8 @@
-"""The image for GPU machines: its file, its versions and its health check."""
+"""The images: their file, its versions and its health check."""
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import re
 import subprocess
@@ -31,6 +32,12 @@ def pins() -> dict[str, str]:
     names = [canonicalize_name(requirement.name) for requirement in requirements]
     assert len(set(names)) == len(names)
     return {name: str(each.specifier)[2:] for name, each in zip(names, requirements, strict=True)}
+
+
+def context() -> set[str]:
+    """What .dockerignore leaves in, at the top of the repository."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    return {line[1:] for line in lines if line.startswith("!")}
 
 
 def wanted(extra: str) -> list[Requirement]:
@@ -81,28 +88,53 @@ def test_versions_in_the_dockerfile_are_those_of_the_constraints():
     assert {"verl", "einops"} <= {name for name, _ in named}
     for name, version in named:
         assert pinned[canonicalize_name(name)] == version
-    wheel = re.search(r"^ARG FLASH_ATTN=\S+/flash_attn-([\d.]+)-cp312-", DOCKERFILE, re.MULTILINE)
-    assert pinned["flash-attn"] == wheel[1]
+
+
+def test_flash_attns_address_names_its_python_torch_and_cuda_and_has_a_hash():
+    """A wheel for another torch installs, and fails at import."""
+    pinned = pins()
+    (address,) = re.findall(r"^ARG FLASH_ATTN=(\S+)$", DOCKERFILE, re.MULTILINE)
+    url, _, fragment = address.partition("#")
+    torch, cuda = pinned["torch"].rpartition(".")[0], pinned["nvidia-cuda-runtime"].split(".")[:2]
+    build = f"{pinned['flash-attn']}+cu{''.join(cuda)}torch{torch}-cp312-cp312-linux_x86_64.whl"
+    assert url.rpartition("/")[2] == f"flash_attn-{build}"
+    assert re.fullmatch("sha256=[0-9a-f]{64}", fragment)
 
 
 def test_what_the_dockerfile_copies_is_in_its_context():
-    ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    kept = {line[1:] for line in ignored if line.startswith("!")}
+    kept = context()
     for line in re.findall(r"^COPY (.*)$", DOCKERFILE, re.MULTILINE):
         *sources, _ = [word for word in line.split() if not word.startswith("--")]
         for source in sources:
             assert (ROOT / source).exists()
-            assert Path(source).parts[0] in kept
+            assert source == "." or Path(source).parts[0] in kept
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="says what the repository has")
+def test_the_context_is_the_repository():
+    listed = subprocess.run(("git", "ls-files"), cwd=ROOT, check=True, capture_output=True)
+    assert context() == {file.split("/")[0] for file in listed.stdout.decode().splitlines()}
 
 
 def test_the_image_does_not_run_as_root():
-    users = re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)
-    assert users == ["2000:2000"]
+    for image in re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]:
+        name, users = image.split()[2], re.findall(r"^USER (\S+)$", image, re.MULTILINE)
+        assert users == ([] if name == "gpu" else ["2000:2000"]), "gpu continues stack"
 
 
 def test_the_health_check_finds_lipo_registered(healthcheck, monkeypatch):
     monkeypatch.setattr(healthcheck, "PACKAGES", ("lipo_verl", "amm"))
     healthcheck.main()
+
+
+@pytest.mark.slow
+def test_the_health_check_passes_in_the_cpu_images_environment():
+    (stage,) = re.findall(r"^FROM \S+ AS cpu$(.*?)^FROM ", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    (given,) = re.findall(r"^ENV ((?:.*\\\n)*.*)$", stage, re.MULTILINE)
+    environment = (
+        os.environ | dict(re.findall(r"(\w+)=(\S+)", given)) | {"PATH": os.environ["PATH"]}
+    )
+    subprocess.run([sys.executable, ROOT / "docker/healthcheck.py"], env=environment, check=True)
 
 
 def test_the_health_check_fails_where_lipo_is_not_registered(healthcheck, monkeypatch):
@@ -115,10 +147,10 @@ def test_the_health_check_fails_where_lipo_is_not_registered(healthcheck, monkey
 
 
 def test_the_health_check_fails_where_a_package_is_missing(healthcheck, monkeypatch):
-    assert {"flash_attn", "ray", "vllm", "verl", "lipo_verl", "amm"} <= set(healthcheck.PACKAGES)
-    monkeypatch.setattr(healthcheck, "PACKAGES", ("amm", "flash_attn_of_another_name"))
+    assert {"ray", "vllm", "verl", "lipo_verl", "amm"} <= set(healthcheck.PACKAGES)
+    monkeypatch.setattr(healthcheck, "PACKAGES", ("amm",))
     with pytest.raises(ImportError, match="flash_attn_of_another_name"):
-        healthcheck.main()
+        healthcheck.main("flash_attn_of_another_name")
 
 
 @pytest.fixture

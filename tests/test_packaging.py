@@ -1,14 +1,20 @@
 """What installing lipo_verl brings into an environment, and what it leaves: offline, with pip."""
 
+import email
 import json
 import os
 import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+
+import amm
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("amm", "lipo_verl", "pyproject.toml", "setup.py", "README.md", "LICENSE")
@@ -27,20 +33,24 @@ BARE_VERL = {
 oldest that it can have. It has neither numba nor llvmlite."""
 
 
+def built(kind, source):
+    """What one of the build backend's functions makes of a source tree."""
+    (source / kind).mkdir()
+    command = [sys.executable, "-c", BUILD, kind, source / kind]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (made,) = (source / kind).iterdir()
+    return made
+
+
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory):
-    """The wheel that pip makes of this repository, and the one of an editable installation."""
+    """The source distribution and the wheel that pip makes of this repository, and the wheel of an
+    editable installation."""
     source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
-    made = {}
-    for kind in ("build_wheel", "build_editable"):
-        command = [sys.executable, "-c", BUILD, kind, source / kind]
-        (source / kind).mkdir()
-        subprocess.run(command, cwd=source, check=True, capture_output=True)
-        (made[kind],) = (source / kind).glob("*.whl")
-    return made
+    return {kind: built(kind, source) for kind in ("build_sdist", "build_wheel", "build_editable")}
 
 
 class Environment:
@@ -84,6 +94,52 @@ def test_installing_into_a_verl_environment_changes_no_other_package(verl_enviro
     assert done.returncode == 0, done.stderr
     installed = json.loads(done.stdout)["install"]
     assert [each["metadata"]["name"] for each in installed] == ["lipo-verl"]
+
+
+def test_the_wheel_holds_both_packages_and_nothing_else(wheels):
+    with zipfile.ZipFile(wheels["build_wheel"]) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    ours = {
+        str(file.relative_to(ROOT))
+        for package in ("amm", "lipo_verl")
+        for file in (ROOT / package).rglob("*")
+        if file.is_file() and file.parent.name != "__pycache__"
+    }
+    assert {"amm/py.typed", "lipo_verl/py.typed"} <= ours
+    assert names == ours | {"lipo_verl.pth"}
+
+
+def test_the_wheels_metadata_say_what_the_repository_says(wheels):
+    with zipfile.ZipFile(wheels["build_wheel"]) as wheel:
+        (name,) = (n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_string(wheel.read(name).decode())
+        licence = wheel.read(name.replace("METADATA", "licenses/LICENSE"))
+    assert metadata["Version"] == amm.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert licence == (ROOT / "LICENSE").read_bytes()
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_payload().strip() == (ROOT / "README.md").read_text().strip()
+    supported = [f"3.{minor}" for minor in range(10, 13)]
+    known = [c.rpartition(" :: ")[2] for c in metadata.get_all("Classifier") if "Python :: 3." in c]
+    assert known == supported
+    assert [
+        v in SpecifierSet(metadata["Requires-Python"]) for v in ("3.9", *supported, "3.13")
+    ] == [*(False, True, True, True, False)]
+
+
+def test_the_source_distribution_builds_the_same_wheel(wheels, tmp_path):
+    shutil.unpack_archive(wheels["build_sdist"], tmp_path)
+    (source,) = tmp_path.iterdir()
+    with (
+        zipfile.ZipFile(built("build_wheel", source)) as again,
+        zipfile.ZipFile(wheels["build_wheel"]) as wheel,
+    ):
+        assert sorted(again.namelist()) == sorted(wheel.namelist())
+
+
+def test_the_changelog_and_the_citation_are_of_this_version():
+    assert f"## [{amm.__version__}] - " in (ROOT / "CHANGELOG.md").read_text()
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == amm.__version__
 
 
 def test_the_merger_is_an_extra(verl_environment, wheels):

@@ -193,10 +193,10 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     Raises:
         InputError: transformers doesn't say which they are.
     """
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-    layers = getattr(decoder, "layers", None)
+    get_decoder = getattr(model, "get_decoder", lambda: None)
+    layers = getattr(get_decoder(), "layers", None)
     names = [name for name, module in model.named_modules() if module is layers]
-    if not names:
+    if not names or not isinstance(layers, nn.ModuleList):
         raise InputError(
             f"{type(model).__name__}: no decoder layers found, by get_decoder().layers; rpam can't"
             " be calibrated on this kind of model."

@@ -49,7 +49,8 @@ def labelled(
     ranked = sorted(known, key=lambda row: -abs(known[row]))
     wants_long = [row for row in ranked if known[row] > 0][:per_class]
     wants_short = [row for row in ranked if known[row] <= 0][:per_class]
-    return dict.fromkeys(wants_long, "long") | dict.fromkeys(wants_short, "short")
+    labels: dict[int, Pattern] = dict.fromkeys(wants_long, "long")
+    return labels | dict.fromkeys(wants_short, "short")
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -109,11 +109,11 @@ def calibrate_rpam(
     chosen = validated(AlignmentSettings, settings, "calibrate rpam")
     target = _new_file(output)
     every = read_questions(Path(questions))
-    scored = [
+    scored_long, scored_short = (
         read_answers([Path(file) for file in files], every)
         for files in (long_answers, short_answers)
-    ]
-    labels = labelled(*scored, per_class)
+    )
+    labels = labelled(scored_long, scored_short, per_class)
     counts = Counter(labels.values())
     if len(counts) < 2:
         raise InputError(

@@ -60,6 +60,7 @@ def _open(folder: Path, base: Checkpoint | None) -> Checkpoint:
                 " its own."
             )
         return open_adapter(folder, base)
+    opened: Checkpoint
     if has_weights(folder):
         opened = _model(folder)
     elif (rank_folder := find_rank_folder(folder)) is not None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amm.checkpoints.base import DTYPES
+from amm.checkpoints.base import DTYPES, dtype_name
 from amm.checkpoints.files import check_file, check_names, check_size
 from amm.checkpoints.pickles import Called, Name, RefusedPickle, Stored, read_pickle
 from amm.errors import InputError
@@ -200,7 +200,7 @@ class TorchArchive:
         if value.name == _TENSOR_WITH_DTYPE:
             dtype = _DTYPES[value.arguments[6].name]
         if dtype not in DTYPES.values():
-            raise _NotReadError(str(dtype).removeprefix("torch."))
+            raise _NotReadError(dtype_name(dtype))
         shape, stride = integers(shape), integers(stride)
         (offset,) = integers((offset,))
         held = len(record) // dtype.itemsize
@@ -258,8 +258,9 @@ class _RecordPlace:
 class _BoundedFile(io.FileIO):
     """A zip archive whose list of records is of a bounded size."""
 
-    def read(self, size: int = -1) -> bytes:
-        content = super().read(DIRECTORY_LIMIT + 1 if size < 0 else min(size, DIRECTORY_LIMIT + 1))
+    def read(self, size: int | None = -1) -> bytes:
+        most = DIRECTORY_LIMIT + 1
+        content = super().read(most if size is None or size < 0 else min(size, most))
         if len(content) > DIRECTORY_LIMIT:
             raise ValueError(f"its list of records has more than {DIRECTORY_LIMIT:,} bytes")
         return content

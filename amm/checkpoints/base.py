@@ -26,20 +26,13 @@ DTYPES = {
 """The names of dtypes in a safetensors header."""
 
 
-class Checkpoint(Protocol):
-    """Read access to one model's weights, a tensor at a time.
+def dtype_name(dtype: torch.dtype) -> str:
+    """As config.json names it: `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
 
-    Attributes:
-        path: the folder that the weights are in.
-        files_folder: the folder with configuration, tokenizer and processor, or None.
-    """
 
-    path: Path
-    files_folder: Path | None
-
-    def keys(self) -> list[str]:
-        """Names of the tensors, in a fixed order."""
-        ...
+class Tensors(Protocol):
+    """Tensors by name: a file's, or a checkpoint's."""
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of the whole tensor."""
@@ -63,6 +56,22 @@ class Checkpoint(Protocol):
         Raises:
             InputError: the file is damaged or doesn't hold it.
         """
+        ...
+
+
+class Checkpoint(Tensors, Protocol):
+    """Read access to one model's weights, a tensor at a time.
+
+    Attributes:
+        path: the folder that the weights are in.
+        files_folder: the folder with configuration, tokenizer and processor, or None.
+    """
+
+    path: Path
+    files_folder: Path | None
+
+    def keys(self) -> list[str]:
+        """Names of the tensors, in a fixed order."""
         ...
 
     def files(self) -> list[Path]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import filecmp
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-from amm.checkpoints.base import Checkpoint
+from amm.checkpoints.base import Checkpoint, dtype_name
 from amm.checkpoints.hf import weight_files
 from amm.checkpoints.keys import MERGEABLE
 from amm.errors import InputError
+from amm.text import listed
 
 CONFIG_FILE = "config.json"
 
@@ -71,9 +72,8 @@ _OWN_WEIGHTS = ("model-*-of-*.safetensors", "model.*safetensors*", "*.masks")
 _CODE = {".py", ".so", ".pyd", ".dll", ".dylib", ".sh", ".exe", ".jar", ".pkl", ".pickle"}
 _WEIGHTS = {".safetensors", ".npy", ".npz", ".h5", ".msgpack", ".onnx"}
 _PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt"}
-_FLOATS = {str(dtype).removeprefix("torch."): dtype for dtype in MERGEABLE}
+_FLOATS = {dtype_name(dtype): dtype for dtype in MERGEABLE}
 _DTYPE = re.compile(rb'("(?:torch_)?dtype"\s*:\s*")(%s)(?=")' % "|".join(_FLOATS).encode())
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,6 @@ def same_files(one: Path, other: Path) -> bool:
     return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first of many files."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
 def main_dtype(tensors: Iterable[tuple[torch.dtype, int]]) -> torch.dtype | None:
     """The floating dtype that most entries have, of pairs of dtype and entries."""
     entries: dict[torch.dtype, int] = {}
@@ -171,7 +165,7 @@ def with_dtype(config: bytes, stored: torch.dtype, *, wanted: bool) -> bytes:
         stored: dtype of the merged weights.
         wanted: whether the merge was asked for it; if not, a dtype that holds it stays.
     """
-    name = str(stored).removeprefix("torch.").encode()
+    name = dtype_name(stored).encode()
 
     def replaced(found: re.Match[bytes]) -> bytes:
         stays = not wanted and holds(found[2].decode(), stored)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from amm.checkpoints.archive import TorchArchive, integers
+from amm.checkpoints.base import dtype_name
 from amm.checkpoints.files import check_size
 from amm.checkpoints.pickles import Called, Name
 from amm.errors import InputError
@@ -152,7 +153,7 @@ class FsdpCheckpoint:
         return self._files
 
     def describe(self) -> str:
-        dtypes = sorted({str(self.dtype(key)).removeprefix("torch.") for key in self._tensors})
+        dtypes = sorted({dtype_name(self.dtype(key)) for key in self._tensors})
         sharded = sum(tensor.dim is not None for tensor in self._tensors.values())
         shards = "1 FSDP shard" if len(self._files) == 1 else f"{len(self._files)} FSDP shards"
         layout = f"{sharded} sharded DTensors" if sharded else "no sharded DTensors"
@@ -166,22 +167,24 @@ class FsdpCheckpoint:
                 " aren't from one save."
             )
         shape = tuple(held[0].shape)
-        if not isinstance(held[0], _StoredDTensor):
-            return _Parts(shape, held, None)
-        dims = held[0].dims
+        plain = [tensor for tensor in held if isinstance(tensor, Tensor)]
+        if plain:
+            return _Parts(shape, plain, None)
+        stored = [tensor for tensor in held if isinstance(tensor, _StoredDTensor)]
+        dims = stored[0].dims
         sharded = [axis for axis, dim in enumerate(dims) if dim is not None]
         if len(sharded) > 1:
             raise InputError(
                 f"{self.path}: {key} is sharded over {len(sharded)} mesh dimensions, which isn't"
                 " read; save it from a trainer without tensor parallelism."
             )
-        where = [tensor.coordinate for tensor in held]
+        where = [tensor.coordinate for tensor in stored]
         self._check_mesh(key, where)
-        parts, dim, whole = [tensor.local for tensor in held], None, False
-        if all(tensor.dims == dims for tensor in held):
+        parts, dim, whole = [tensor.local for tensor in stored], None, False
+        if all(tensor.dims == dims for tensor in stored):
             if sharded:
                 dim = dims[sharded[0]]
-                order = sorted(range(len(held)), key=lambda rank: where[rank][sharded[0]])
+                order = sorted(range(len(stored)), key=lambda rank: where[rank][sharded[0]])
                 parts = [parts[rank] for rank in order if _is_first_copy(where[rank], sharded[0])]
             whole = _make_up(parts, dim, shape)
         if not whole:
@@ -232,7 +235,7 @@ def _make_up(parts: list[Tensor], dim: int | None, shape: tuple[int, ...]) -> bo
 
 
 def _rank_files(folder: Path) -> list[Path]:
-    found = {}
+    found: dict[tuple[int, int], Path] = {}
     for file in folder.iterdir():
         match = _RANK_FILE.fullmatch(file.name)
         if match:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from amm.checkpoints.archive import TorchFile
-from amm.checkpoints.base import DTYPES
+from amm.checkpoints.base import DTYPES, dtype_name
 from amm.checkpoints.files import (
     check_file,
     check_index,
@@ -168,7 +168,7 @@ class HfCheckpoint:
         return [self.path / name for name in self._files]
 
     def describe(self) -> str:
-        dtypes = sorted({str(self.dtype(key)).removeprefix("torch.") for key in self._file_of})
+        dtypes = sorted({dtype_name(self.dtype(key)) for key in self._file_of})
         kind = "safetensors" if self._format.single == SINGLE_FILE else ".bin"
         count = len(self._files)
         files = f"1 {kind} file" if count == 1 else f"{count} shards of {kind}"

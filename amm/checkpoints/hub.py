@@ -26,6 +26,11 @@ _TRAINED_ON = re.compile(r"(-unsloth)?-bnb-4bit$")
 """What unsloth appends to the names of the copies that it trains on."""
 
 
+def hub_id(text: str) -> re.Match[str] | None:
+    """The `repo` and `revision` of an id of the Hub; None of all else, such as what exists here."""
+    return None if os.path.exists(text) else _HUB_ID.fullmatch(text)
+
+
 @dataclass(frozen=True)
 class _Name:
     """What the name of a model says: an id of the Hub, or a path on any machine.
@@ -47,11 +52,10 @@ class _Name:
         found = _CACHED.fullmatch(text)
         if found is not None:
             return cls(_telling((found["name"],)), found["org"].lower(), found["revision"])
-        found = _HUB_ID.fullmatch(text)
-        local = found is None or os.path.exists(text)
-        if local or _NO_ORGANISATION.fullmatch(found["repo"].partition("/")[0].lower()):
+        found = hub_id(text)
+        organisation, _, name = ("" if found is None else found["repo"]).partition("/")
+        if found is None or _NO_ORGANISATION.fullmatch(organisation.lower()):
             return cls(_telling(tuple(part for part in path.split("/") if part.strip("."))))
-        organisation, _, name = found["repo"].partition("/")
         return cls(_telling((organisation, name)), organisation.lower(), found["revision"])
 
 
@@ -87,7 +91,9 @@ def may_be_the_same(said: str, given: str | Path, folder: Path) -> bool:
         _ends_alike(model.parts, name.parts)
         and len({model.organisation, name.organisation} - {None, "unsloth"}) < 2
         and (
-            None in (model.revision, name.organisation) or name.revision.startswith(model.revision)
+            model.revision is None
+            or name.organisation is None
+            or (name.revision or "").startswith(model.revision)
         )
         for name in names
     )
@@ -112,8 +118,8 @@ def local_folder(path: str | Path) -> Path:
         raise InputError(
             f"{path}: no home folder is known that its ~ stands for; write the path out."
         ) from None
-    named = _HUB_ID.fullmatch(str(path))
-    if os.path.exists(folder) or named is None:
+    named = hub_id(str(path))
+    if named is None:
         return folder
     try:
         from huggingface_hub import constants, snapshot_download

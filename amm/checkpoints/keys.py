@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from amm.checkpoints.base import Checkpoint
+from amm.checkpoints.base import Checkpoint, Tensors
 from amm.checkpoints.files import read_config
 from amm.errors import InputError
 from amm.layers import Layout, layout, settings_in
@@ -213,14 +213,12 @@ def matrices_of(shape: Sequence[int]) -> list[slice | None]:
     return [slice(at, at + 1) for at in range(shape[0])] if len(shape) == 3 else [None]
 
 
-def same_tensor(checkpoint: Checkpoint, one: str, other: str, *, sampled: bool = False) -> bool:
+def same_tensor(checkpoint: Tensors, one: str, other: str, *, sampled: bool = False) -> bool:
     """Whether two tensors of a checkpoint have the same shape and entries, or those of a sample."""
     return _equal(checkpoint, one, checkpoint, other, sampled=sampled)
 
 
-def _equal(
-    one: Checkpoint, key: str, other: Checkpoint, name: str, *, sampled: bool = False
-) -> bool:
+def _equal(one: Tensors, key: str, other: Tensors, name: str, *, sampled: bool = False) -> bool:
     dtype = torch.promote_types(one.dtype(key), other.dtype(name))
     cut = sampled_rows if sampled else row_blocks
     return one.shape(key) == other.shape(name) and all(
@@ -295,8 +293,8 @@ class _Base:
             self.groups[first] = self.groups[first] or [first]
             self.groups[first].append(copy)
         head, embedding = self.names.get(HEAD), self.names.get(EMBEDDING)
-        first = self.copies.get
-        if tied and head and embedding and first(head, head) != first(embedding, embedding):
+        first_of = self.copies.get
+        if tied and head and embedding and first_of(head, head) != first_of(embedding, embedding):
             raise InputError(
                 f"{checkpoint.path}: its config.json ties {head} to {embedding}, and they differ:"
                 " libraries load one or the other. Set tie_word_embeddings there to false, or"
@@ -363,8 +361,8 @@ class _Match:
         if not names or names.keys() & ours.keys():
             return names
 
-        def fitting(rename: Callable[[str], str]) -> int:
-            renamed = {common_name(rename(key)): key for key in keys}
+        def fitting(rename: Callable[[str, str], str], part: str) -> int:
+            renamed = {common_name(rename(key, part)): key for key in keys}
             both = renamed.keys() & ours.keys()
             shape, base = self.expert.shape, self.base.checkpoint
             return sum(shape(renamed[name]) == base.shape(ours[name]) for name in both)
@@ -372,10 +370,8 @@ class _Match:
         longest = max(keys, key=len)
         less = [f"{beginning}." for beginning in _beginnings(longest)]
         more = [key.removesuffix(longest) for key in ours.values() if key.endswith(f".{longest}")]
-        fits = {
-            ("without", part): fitting(lambda key, p=part: key.removeprefix(p)) for part in less
-        }
-        fits |= {("as", part): fitting(lambda key, p=part: p + key) for part in more[:_WORDS]}
+        fits = {("without", part): fitting(str.removeprefix, part) for part in less}
+        fits |= {("as", part): fitting(lambda key, p: p + key, part) for part in more[:_WORDS]}
         best = [way for way, count in fits.items() if 0 < count == max(fits.values())]
         if not best or (len(best) > 1 and best[0][0] == "as"):
             return names
@@ -521,12 +517,16 @@ def advice(found: Sequence[Difference]) -> str:
     return "Give experts that were trained from this base."
 
 
+def counted(found: Sequence[Difference]) -> str:
+    """How many don't …"""
+    return "1 tensor doesn't" if len(found) == 1 else f"{len(found)} tensors don't"
+
+
 def _table(found: Sequence[Difference]) -> str:
     head = Difference("expert", "tensor", "in the base", "in the expert")
     rows = [(d.expert, d.key, d.in_base, d.in_expert) for d in (head, *found)]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    count = "1 tensor doesn't" if len(found) == 1 else f"{len(found)} tensors don't"
-    return f"{count} fit the base; nothing was merged. {advice(found)}\n" + "\n".join(
+    return f"{counted(found)} fit the base; nothing was merged. {advice(found)}\n" + "\n".join(
         line.rstrip() for line in lines
     )

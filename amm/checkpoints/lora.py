@@ -16,14 +16,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from amm.checkpoints.archive import TorchFile
-from amm.checkpoints.base import Checkpoint, GatheredCheckpoint
+from amm.checkpoints.base import Checkpoint, GatheredCheckpoint, Tensors
 from amm.checkpoints.files import is_there, read_json
 from amm.checkpoints.fsdp import FsdpCheckpoint, find_rank_folder
 from amm.checkpoints.hf import SafetensorsFile
@@ -31,7 +31,10 @@ from amm.checkpoints.keys import HEAD, by_common_name, common_name, same_tensor
 from amm.errors import InputError, shown
 
 CONFIG_FILE = "adapter_config.json"
-WEIGHT_FILES = {"adapter_model.safetensors": SafetensorsFile, "adapter_model.bin": TorchFile}
+WEIGHT_FILES: dict[str, type[SafetensorsFile] | type[TorchFile]] = {
+    "adapter_model.safetensors": SafetensorsFile,
+    "adapter_model.bin": TorchFile,
+}
 SHARDS_META_FILE = "lora_train_meta.json"
 """Rank and alpha beside verl's shards."""
 SHARDS_FOLDER = "lora_adapter"
@@ -95,40 +98,37 @@ class _Config(BaseModel):
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
+@dataclass(frozen=True)
+class _Product:
+    """A product that is added to a weight, s · B A.
+
+    Attributes:
+        left, right: the adapter's B and A.
+        transposed: (B A)ᵀ is added, as for embeddings and transformers' Conv1D.
+        magnitude: DoRA's m.
+        scaling: s.
+    """
+
+    left: str
+    right: str
+    transposed: bool
+    magnitude: str | None
+    scaling: float
+
+
 @dataclass
 class _Change:
     """How a tensor of the base changes.
 
     Attributes:
         replacement: the adapter's tensor that stands for the base's.
-        left, right: the adapter's B and A, whose product is added.
-        transposed: (B A)ᵀ is added, as for embeddings and transformers' Conv1D.
-        added: a tensor that is added: a bias of B.
-        magnitude: DoRA's m.
-        scaling: s.
+        product: what is added to a weight.
+        bias: what is added to a bias: a bias of B, and s.
     """
 
     replacement: str | None = None
-    left: str | None = None
-    right: str | None = None
-    transposed: bool = False
-    added: str | None = None
-    magnitude: str | None = None
-    scaling: float = 1.0
-
-    @property
-    def computed(self) -> bool:
-        return self.left is not None or self.added is not None
-
-
-class _Tensors(Protocol):
-    """A file's tensors, or a checkpoint's, by name."""
-
-    def shape(self, key: str) -> tuple[int, ...]: ...
-
-    def dtype(self, key: str) -> torch.dtype: ...
-
-    def read(self, key: str, rows: slice | None = None) -> Tensor: ...
+    product: _Product | None = None
+    bias: tuple[str, float] | None = None
 
 
 class LoraCheckpoint:
@@ -151,7 +151,7 @@ class LoraCheckpoint:
     def __init__(
         self,
         path: Path,
-        adapter: _Tensors,
+        adapter: Tensors,
         names: Sequence[str],
         config: _Config,
         files: Sequence[Path],
@@ -189,9 +189,9 @@ class LoraCheckpoint:
         change = self._changes.get(key)
         if change is None:
             return self._base.dtype(key)
-        if change.computed:
-            return torch.promote_types(self._base.dtype(key), torch.float32)
-        return self._adapter.dtype(change.replacement)
+        if change.replacement is not None and change.product is None and change.bias is None:
+            return self._adapter.dtype(change.replacement)
+        return torch.promote_types(self._base.dtype(key), torch.float32)
 
     def read(self, key: str, rows: slice | None = None) -> Tensor:
         change = self._changes.get(key)
@@ -203,19 +203,21 @@ class LoraCheckpoint:
         else:
             start = self._adapter.read(change.replacement)
             start = start if rows is None else start[rows]
-        if not change.computed:
+        if change.bias is not None:
+            name, scaling = change.bias
+            added = self._adapter.read(name)[rows_read].float()
+            return start.to(self.dtype(key), copy=True).add_(added, alpha=scaling)
+        product = change.product
+        if product is None:
             return start
         weight = start.to(self.dtype(key), copy=True)
-        if change.added is not None:
-            added = self._adapter.read(change.added)[rows_read].float()
-            return weight.add_(added, alpha=change.scaling)
-        left, right = self._adapter.read(change.left), self._adapter.read(change.right)
-        if change.transposed:
+        left, right = self._adapter.read(product.left), self._adapter.read(product.right)
+        if product.transposed:
             left, right = right.T, left.T
-        product = left.flatten(1)[rows_read].float() @ right.flatten(1).float()
-        weight.add_(product.view_as(weight), alpha=change.scaling)
-        if change.magnitude is not None:
-            magnitude = self._adapter.read(change.magnitude).flatten()[rows_read].float()
+        step = left.flatten(1)[rows_read].float() @ right.flatten(1).float()
+        weight.add_(step.view_as(weight), alpha=product.scaling)
+        if product.magnitude is not None:
+            magnitude = self._adapter.read(product.magnitude).flatten()[rows_read].float()
             weight.mul_((magnitude / torch.linalg.vector_norm(weight, dim=1))[:, None])
         return weight
 
@@ -225,7 +227,7 @@ class LoraCheckpoint:
     def describe(self) -> str:
         config = self._config
         kind = "DoRA" if config.use_dora else "LoRA"
-        products = sum(change.left is not None for change in self._changes.values())
+        products = sum(change.product is not None for change in self._changes.values())
         return (
             f"{kind} adapter, r = {config.r}, alpha = {config.lora_alpha:g}, {products} weights"
             f" adapted, {len(self._changes) - products} other tensors of its own,"
@@ -233,8 +235,10 @@ class LoraCheckpoint:
         )
 
     def _moves(self, change: _Change) -> bool:
-        plain = change.left is not None and change.magnitude is None and change.replacement is None
-        return not plain or bool(self._adapter.read(change.left).any())
+        product = change.product
+        if product is None or product.magnitude is not None or change.replacement is not None:
+            return True
+        return bool(self._adapter.read(product.left).any())
 
     def _match(self, names: Sequence[str], base_keys: dict[str, str]) -> dict[str, _Change]:
         factors: dict[str, dict[str, str]] = {}
@@ -251,7 +255,7 @@ class LoraCheckpoint:
                 unmatched.append(name)
             else:
                 changes.setdefault(key, _Change()).replacement = name
-        saved = [change.replacement for change in changes.values()]
+        saved = [key for change in changes.values() if (key := change.replacement) is not None]
         unmatched = [  # PEFT saves a tied head beside the embedding
             name
             for name in unmatched
@@ -307,11 +311,14 @@ class LoraCheckpoint:
         key = base_keys.get(common_name(f"{module}.weight"))
         embedded = "embedding_A" in parts
         a, b = (parts.get(f"embedding_{side}" if embedded else side) for side in "AB")
-        transposed = None
-        if key is not None and a is not None and b is not None:
-            transposed = self._transposed(self._base.shape(key), a, b, embedded)
         magnitude = parts.get("magnitude_vector")
-        if transposed is None or (magnitude is not None) != self._config.use_dora:
+        if (
+            key is None
+            or a is None
+            or b is None
+            or (magnitude is not None) != self._config.use_dora
+            or (transposed := self._transposed(self._base.shape(key), a, b, embedded)) is None
+        ):
             unmatched += parts.values()
             return
         if magnitude is not None and (transposed or len(self._base.shape(key)) != 2):
@@ -326,16 +333,14 @@ class LoraCheckpoint:
                 f" {self._config.r}); copy both from one run."
             )
         scaling = self._config.scaling(module, rank)
-        change = changes.setdefault(key, _Change())
-        change.left, change.right, change.transposed = b, a, transposed
-        change.magnitude, change.scaling = magnitude, scaling
+        product = _Product(b, a, transposed, magnitude, scaling)
+        changes.setdefault(key, _Change()).product = product
         if "B.bias" in parts:
             bias = base_keys.get(common_name(f"{module}.bias"))
             if bias is None or self._base.shape(bias) != self._adapter.shape(parts["B.bias"]):
                 unmatched.append(parts["B.bias"])
             else:
-                change = changes.setdefault(bias, _Change())
-                change.added, change.scaling = parts["B.bias"], scaling
+                changes.setdefault(bias, _Change()).bias = parts["B.bias"], scaling
 
     def _transposed(self, shape: tuple[int, ...], a: str, b: str, embedded: bool) -> bool | None:
         """Whether (B A)ᵀ is meant and not B A; None if neither has the weight's shape."""
@@ -404,7 +409,8 @@ def with_adapter(shards: FsdpCheckpoint, base: Checkpoint | None) -> Checkpoint:
         return shards
     config_file = _shards_config(shards.path)
     own = {_plain_name(k): (shards, k) for k in shards.keys() if not _ADAPTER_KEY.search(k)}
-    if not own and base is None:
+    origin = GatheredCheckpoint(shards, own) if own else base
+    if origin is None:
         raise _no_base(shards.path)
     files = [*shards.files(), config_file]
     return LoraCheckpoint(
@@ -413,7 +419,7 @@ def with_adapter(shards: FsdpCheckpoint, base: Checkpoint | None) -> Checkpoint:
         adapter,
         _read_config(config_file),
         files,
-        GatheredCheckpoint(shards, own) if own else base,
+        origin,
     )
 
 

@@ -179,10 +179,12 @@ def _take_apart(
         return {}
     pairs = []
     for stack in set(stack_of.values()):
-        parts = [wanted.apart.get((0, part)) for part, of in stack_of.items() if of == stack]
-        if None not in parts:
-            pairs.append((_stacked(base, parts), checkpoint.shape(mine.fused[stack])[1:]))
-    turned, made = _is_turned(pairs), {}
+        parts = [(0, part) for part, of in stack_of.items() if of == stack]
+        if wanted.apart.keys() >= set(parts):
+            keys = [wanted.apart[part] for part in parts]
+            pairs.append((_stacked(base, keys), checkpoint.shape(mine.fused[stack])[1:]))
+    turned = _is_turned(pairs)
+    made: _Made = {}
     for (number, part), key in wanted.apart.items():
         fused = mine.fused[stack_of[part]]
         half = ("gate_proj", "up_proj").index(part) if both and part != "down_proj" else None

@@ -66,7 +66,7 @@ def read_pickle(content: bytes, allowed: Collection[str]) -> Any:
     """
     stack: list[Any] = []
     outer: list[list[Any]] = []
-    memo: dict[int, Any] = {}
+    memo: dict[object, Any] = {}
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         if count > INSTRUCTIONS_LIMIT:
             raise RefusedPickle(f"more than {INSTRUCTIONS_LIMIT:,} instructions")
@@ -103,7 +103,7 @@ def read_pickle(content: bytes, allowed: Collection[str]) -> Any:
                 items, stack = stack, outer.pop()
                 _set(stack[-1], items)
             case "GLOBAL":
-                stack.append(_name(argument, allowed))
+                stack.append(_name(str(argument), allowed))
             case "BINPERSID":
                 stack.append(Stored(stack.pop()))
             case "REDUCE" | "NEWOBJ":

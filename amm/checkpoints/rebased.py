@@ -66,7 +66,6 @@ class RebasedCheckpoint:
         return sorted({*self._keys, *self._extra})
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """See `Checkpoint`."""
         return self._expert.shape(key)
 
     def dtype(self, key: str) -> torch.dtype:
@@ -75,7 +74,6 @@ class RebasedCheckpoint:
         return torch.float64 if stored in MERGEABLE and key in self._keys else stored
 
     def read(self, key: str, rows: slice | None = None) -> Tensor:
-        """See `Checkpoint`."""
         expert = self._expert.read(key, rows)
         if key in self._extra:
             return expert
@@ -95,5 +93,4 @@ class RebasedCheckpoint:
         return [*self._expert.files(), *self._own.files()]
 
     def describe(self) -> str:
-        """See `Checkpoint`."""
         return f"{self._expert.describe()}, trained from {self._own.path}"

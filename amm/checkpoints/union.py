@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from amm.checkpoints.base import Checkpoint, GatheredCheckpoint
-from amm.checkpoints.donor import CONFIG_FILE, OtherFiles, listed, other_files, same_files
+from amm.checkpoints.donor import CONFIG_FILE, OtherFiles, other_files, same_files
 from amm.checkpoints.files import is_there, read_json
 from amm.checkpoints.keys import (
     MISSING,
@@ -28,6 +28,7 @@ from amm.checkpoints.keys import (
 )
 from amm.errors import InputError, shown
 from amm.layers import Layout
+from amm.text import listed
 
 _CLASS = ("architectures", "auto_map", "model_type")
 """Keys of config.json that say which class loads the model."""

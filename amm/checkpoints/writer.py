@@ -2,7 +2,7 @@
 
 Everything is written into a hidden folder beside the output, flushed to the disk, and appears
 under its name by one rename. Where each tensor's bytes go is known beforehand, so that a run that
-was killed can be gone on with.
+was killed can be resumed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from typing import Any
 import torch
 
 from amm.checkpoints.base import DTYPES
-from amm.checkpoints.donor import other_files
 from amm.checkpoints.files import JSON_LIMIT
 from amm.checkpoints.hf import INDEX_FILE, SINGLE_FILE
 from amm.errors import InputError
+from amm.text import size_text
 
 logger = logging.getLogger("amm")
 
@@ -127,15 +127,15 @@ class OutputFolder:
                 child.unlink()
 
     def copy_files(
-        self, donor: Path, own: Collection[str] = (), files: Sequence[str] | None = None
+        self, donor: Path, files: Iterable[str], own: Collection[str] = ()
     ) -> dict[str, str]:
         """Copy what a folder has beside weights, byte for byte; see `amm.checkpoints.donor`.
 
         Args:
             donor: the folder.
+            files: which, as paths relative to it.
             own: names that the merge writes files under itself; the donor's files of these names
                 are kept as `README.base.md` and so on, and as `README.base2.md` where it has that.
-            files: which; by default what `other_files` finds.
 
         Returns:
             The copied files' paths relative to the donor → their paths in the output.
@@ -152,10 +152,7 @@ class OutputFolder:
                     f"{donor / name} is a folder, and the merge writes a file of that name;"
                     " rename it, or name another copy_files_from."
                 )
-        copied = {
-            name: _free_name(donor, name) if name in own else name
-            for name in (other_files(donor).copied if files is None else files)
-        }
+        copied = {name: _free_name(donor, name) if name in own else name for name in files}
         for name, kept in copied.items():
             source, target = donor / name, self.partial / kept
             real = source.resolve()
@@ -323,6 +320,22 @@ def _is_running(owner: str) -> bool:
     return True
 
 
+def disk_free(output: Path) -> int:
+    """Bytes free on the disk that an output goes to; its folders need not exist yet."""
+    folder = Path(os.path.realpath(output))
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def too_full(output: Path, needed: int) -> str:
+    """What to say and do where an output's disk has less free than the bytes that it needs."""
+    return (
+        f"{output.absolute().parent} has {size_text(disk_free(output))} free, and"
+        f" {size_text(needed)} are needed; make room, or name an output on another disk."
+    )
+
+
 class SafetensorsWriter:
     """Writes planned tensors into safetensors files of bounded size.
 
@@ -446,10 +459,10 @@ class SafetensorsWriter:
             "metadata": {"total_size": sum(entry.size for entry in self.plan)},
             "weight_map": self._file_of,
         }
-        with (self._folder / INDEX_FILE).open("x", encoding="utf-8") as file:
-            json.dump(index, file, indent=2, sort_keys=True)
-            file.write("\n")
-            _flush(file)
+        with (self._folder / INDEX_FILE).open("x", encoding="utf-8") as index_file:
+            json.dump(index, index_file, indent=2, sort_keys=True)
+            index_file.write("\n")
+            _flush(index_file)
 
     def close(self) -> None:
         """Close the files."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,16 +23,17 @@ from amm.checkpoints import Checkpoint
 from amm.checkpoints.hf import SafetensorsFile
 from amm.checkpoints.keys import MERGEABLE, common_name, matrices_of, row_blocks
 from amm.checkpoints.writer import Entry
-from amm.config import BASE, MergeConfig, Override, size_text
+from amm.config import BASE, MergeConfig, Override
 from amm.diagnostics import LayerFigures, layer_figures
 from amm.engines.pages import MappedPages
 from amm.errors import InputError, did_you_mean
 from amm.loops import Loop, Numbers, count_changes, merge_entries, task_vectors, visit
 from amm.methods import Method, get_method
-from amm.methods.registry import Place, SideFile
+from amm.methods.registry import LinearSettings, Place, SideFile
 from amm.models import Models, open_models
 from amm.settings import Settings
 from amm.survey import layer_of
+from amm.text import size_text
 
 BLOCK_ENTRIES = 2**20
 """Entries of a block of an elementwise merge: enough for what a call costs."""
@@ -58,7 +59,7 @@ class Rule:
 
     name: str
     method: Method | None = None
-    settings: Settings | None = None
+    settings: Settings = Settings()
     weights: tuple[float, ...] = ()
     table: SafetensorsFile | None = None
 
@@ -67,26 +68,29 @@ class Rule:
         """Whether the tensor can't be merged in blocks."""
         return self.method is not None and not self.method.elementwise
 
-    def given(self, start: Tensor, vectors: Tensor) -> Tensor:
-        """What the method gets: the task vectors, after W_0 where it asks for that."""
-        return torch.cat([start[None], vectors]) if self.method.base else vectors
-
 
 @dataclass(frozen=True)
 class Block:
     """Consecutive rows of a tensor; all of it where `rows` is None.
 
     Attributes:
-        name: the tensor's, in the output.
+        entry: the tensor, in the output.
+        rule: what is done with it.
         rows: which.
         start: flat index, within the tensor, of the first entry.
         size: entries.
     """
 
-    name: str
+    entry: Entry
+    rule: Rule
     rows: slice | None
     start: int
     size: int
+
+    @property
+    def name(self) -> str:
+        """The tensor's."""
+        return self.entry.name
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,14 @@ class Inputs:
     Attributes:
         base: W_0, the block's shape, in its stored dtype.
         start: the same in the merging dtype; out × in where a linear layer is merged as a whole.
-        task_vectors: τ_i = W_i − W_0, K × the shape of `start`, in the merging dtype; None where
+        task_vectors: τ_i = W_i − W_0, K × the shape of `start`, in the merging dtype; empty where
             they aren't needed.
         moved: some task vector isn't zero.
     """
 
     base: Tensor
     start: Tensor
-    task_vectors: Tensor | None
+    task_vectors: Tensor
     moved: bool
 
 
@@ -176,9 +180,18 @@ class Job:
         self.sides = self._side_entries()
         self._check_memory()
 
+    @property
+    def inputs(self) -> list[tuple[Path | str, Checkpoint]]:
+        """The models as they were named, with their checkpoints; the base first."""
+        return list(zip(self.config.sources, (self.base, *self.experts), strict=True))
+
     def entry(self, name: str) -> Entry:
         """A tensor of the output."""
         return self._by_name[name]
+
+    def size(self, name: str) -> int:
+        """Bytes that are written of a tensor of the output, in the side file too."""
+        return self.entry(name).size + sum(side.size for side in self.sides.get(name, ()))
 
     def rule(self, name: str) -> Rule:
         """What is done with a tensor."""
@@ -187,6 +200,10 @@ class Job:
     def matrix(self, name: str) -> tuple[int, int] | None:
         """out × in of a linear layer's weight, or of each in a stack; None of other tensors."""
         return self.matching.layout.matrices.get(name)
+
+    def unit(self, name: str) -> tuple[int, ...]:
+        """What a method merges at a time where it can't in blocks: a matrix, or the whole tensor"""
+        return self.matrix(name) or self.entry(name).shape
 
     def _rule(self, name: str) -> Rule:
         owner = self.matching.owners.get(name)
@@ -209,25 +226,26 @@ class Job:
         self, name: str, method: Method, settings: Settings, weights: tuple[float, ...]
     ) -> Rule:
         if method.table is not None:
-            rule = self._table_rule(name, method, settings, weights)
+            path = getattr(settings, method.table)
+            rule = self._table_rule(name, path, method, settings, weights)
             if rule is not None:
                 return rule
         elif method.tensors == "all" or self.matrix(name):
             return Rule(method.name, method, settings, weights)
+        assert isinstance(settings, LinearSettings)  # `register` sees to it
         if settings.other_tensors == BASE:
             return Rule(BASE)
         other = get_method(settings.other_tensors)
         return Rule(other.name, other, other.settings(), weights)
 
     def _table_rule(
-        self, name: str, method: Method, settings: Settings, weights: tuple[float, ...]
+        self, name: str, path: Path, method: Method, settings: Settings, weights: tuple[float, ...]
     ) -> Rule | None:
         """The rule of a tensor that the method's table has; None of others, as linear ones may be.
 
         Raises:
             InputError: the table can't be read, lacks a tensor, or is another model's.
         """
-        path = getattr(settings, method.table)
         if path not in self.tables:
             self.tables[path] = SafetensorsFile(path)
         table, matrix, key = self.tables[path], self.matrix(name), common_name(name)
@@ -280,37 +298,38 @@ class Job:
 
     def cost(self, name: str) -> float:
         """About the work on a tensor, in operations; only the proportions matter."""
-        shape = self._by_name[name].shape
+        shape = self.entry(name).shape
         entries = math.prod(shape)
         if not self.rule(name).whole:
             return 1e2 * entries
-        rows, columns = self.matrix(name) or shape
+        rows, columns = self.unit(name)
         return 1e3 * entries * min(columns, 2 * len(self.experts) * rows)
 
     def blocks(self, name: str) -> list[Block]:
         """The blocks of a tensor, in order."""
-        shape = self._by_name[name].shape
-        width = math.prod(shape[1:])
-        if self.rule(name).whole:
-            cuts = matrices_of(shape)
+        entry, rule = self.entry(name), self.rule(name)
+        width = math.prod(entry.shape[1:])
+        if rule.whole:
+            cuts = matrices_of(entry.shape)
         else:
-            cuts = row_blocks(shape, self._block_entries, MULTIPLE)
-        if cuts == [None]:
-            return [Block(name, None, 0, math.prod(shape))]
+            cuts = row_blocks(entry.shape, self._block_entries, MULTIPLE)
         return [
-            Block(name, rows, rows.start * width, (rows.stop - rows.start) * width) for rows in cuts
+            Block(entry, rule, None, 0, math.prod(entry.shape))
+            if rows is None
+            else Block(entry, rule, rows, rows.start * width, (rows.stop - rows.start) * width)
+            for rows in cuts
         ]
 
     def need(self, block: Block) -> int:
         """Bytes that reading and merging a block takes, its mapped pages not included."""
-        entry = self._by_name[block.name]
-        if not self.rule(block.name).whole:
+        method = block.rule.method
+        if method is None or method.elementwise:
             return block.size * self._bytes_per_entry
         stack = (len(self.experts) + 2) * block.size * self.dtype.itemsize
         if self.config.device != "cpu":
             return stack
-        estimate = getattr(self.method, "memory", None) or self._usual_memory
-        return stack + estimate(self.matrix(block.name) or entry.shape, len(self.experts))
+        estimate = method.memory or self._usual_memory
+        return stack + estimate(self.unit(block.name), len(self.experts))
 
     def drop_pages(self) -> None:
         """Drop the pages of the inputs' mapped files that were read."""
@@ -319,7 +338,9 @@ class Job:
     def statistics(self, name: str) -> object:
         """What the tensor's method needs to know of the whole tensor; None for most methods."""
         rule = self.rule(name)
-        return rule.method and rule.method.measure(_Blocks(self, name), rule.settings)
+        if rule.method is None:
+            return None
+        return rule.method.measure(_Blocks(self, name, rule.method), rule.settings)
 
     def read(self, block: Block) -> Inputs:
         """Read a block of every model, and take the differences.
@@ -329,29 +350,26 @@ class Job:
                 merged, an expert whose tensor isn't the base's.
         """
         base = self._read(self.base, block.name, block.rows)
+        alone = Inputs(base, base, torch.empty(0), False)
         if block.name in self.matching.owners:  # as it is: an encoder's bounds may be infinite
-            return Inputs(base, base, None, False)
-        if self.rule(block.name).method is None:
+            return alone
+        if block.rule.method is None:
             if base.dtype not in MERGEABLE:
                 self._check_same(block, base)
             elif not is_finite(base):
                 raise InputError(_not_finite(self.base, block.name))
-            return Inputs(base, base, None, False)
-        if not self.rule(block.name).whole:
+            return alone
+        factors = block.rule.weights
+        if not block.rule.whole:
             numbers = _as_numbers([base, *self._expert_weights(block)], self.dtype)
-            weights = self.rule(block.name).weights
-            start, vectors, finite, moved = task_vectors(numbers, weights, self.real)
+            flat, differences, finite, moved = task_vectors(numbers, factors, self.real)
             if not finite:
                 self.blame(block)
-            shaped = torch.from_numpy(vectors).view(-1, *base.shape)
-            return Inputs(base, torch.from_numpy(start).view(base.shape), shaped, moved)
+            shaped = torch.from_numpy(differences).view(-1, *base.shape)
+            return Inputs(base, torch.from_numpy(flat).view(base.shape), shaped, moved)
         start = self._oriented(block, base).to(self.dtype)
-        vectors = torch.empty(len(self.experts), *start.shape, dtype=self.dtype)
-        factors = self.rule(block.name).weights
-        for vector, weights, factor in zip(
-            vectors, self._expert_weights(block), factors, strict=True
-        ):
-            vector.copy_(self._oriented(block, weights)).sub_(start).mul_(factor)
+        weights = (self._oriented(block, own) for own in self._expert_weights(block))
+        vectors = self._task_vectors(start, weights, factors)
         if not is_finite(vectors):
             self.blame(block)
         return Inputs(base, start, vectors, bool(vectors.any()))
@@ -362,26 +380,26 @@ class Job:
         Raises:
             InputError: the merged weights don't fit the saved dtype.
         """
-        entry, rule = self._by_name[block.name], self.rule(block.name)
-        base, vectors = inputs.base, inputs.task_vectors
+        entry, rule = block.entry, block.rule
+        base, method, vectors = inputs.base, rule.method, inputs.task_vectors
         unmerged = base if base.dtype == entry.dtype else self._rounded(entry, base)
-        side = rule.method.side if rule.method is not None else None
+        if method is None:
+            return Merged(_bytes(unmerged))
         if not inputs.moved:
-            still = () if side is None else (vectors, torch.zeros_like(vectors[0]))
-            return Merged(_bytes(unmerged), self._side_bytes(entry, side, *still))
+            return Merged(_bytes(unmerged), self._side_bytes(entry, method.side, vectors, None))
         if rule.whole:  # elsewhere copying to a GPU and back would take longer than the work
             vectors = vectors.to(self.config.device)
         name = self.matching.copies.get(block.name, block.name)
-        given = rule.given(inputs.start.to(vectors.device), vectors)
+        given = method.given(inputs.start.to(vectors.device), vectors)
         place = Place(name, block.start, statistics, self._table_of(block, given))
-        tau = rule.method(given, rule.settings, place)
+        tau = method(given, rule.settings, place)
         added = tau.cpu()
         merged = self._rounded(entry, self._oriented(block, inputs.start + added))
         count = count_changes.compiled(self.real, _bits(merged).dtype)
         changed, kept = count(_flat(self._oriented(block, added)), _bits(merged), _bits(unmerged))
         return Merged(
             _bytes(merged),
-            self._side_bytes(entry, side, vectors, tau),
+            self._side_bytes(entry, method.side, vectors, tau),
             moved=True,
             changed=changed,
             kept=kept,
@@ -389,10 +407,10 @@ class Job:
         )
 
     def _table_of(self, block: Block, like: Tensor) -> Tensor | None:
-        table, key = self.rule(block.name).table, common_name(block.name)
+        table, key = block.rule.table, common_name(block.name)
         if table is None:
             return None
-        whole = table.shape(key) == self.entry(block.name).shape
+        whole = table.shape(key) == block.entry.shape
         return table.read(key, block.rows if whole else None).to(like)
 
     def merge_entries(self, block: Block, statistics: object = None) -> Merged:
@@ -401,10 +419,11 @@ class Job:
         Raises:
             InputError: as `read` and `merge`.
         """
-        entry, rule = self._by_name[block.name], self.rule(block.name)
-        kernel = rule.method.kernel if rule.method is not None else None
-        if kernel is None or not self._fits_kernel(entry):
+        entry, rule = block.entry, block.rule
+        method = rule.method
+        if method is None or method.kernel is None or not self._fits_kernel(entry):
             return self.merge(block, self.read(block), statistics)
+        kernel = method.kernel
         merged = torch.empty(block.size, dtype=entry.dtype)
         parameters = kernel.parameters(rule.settings, len(self.experts), statistics)
         outcome = merge_entries(
@@ -414,7 +433,7 @@ class Job:
             rule.weights,
             _numpy(merged),
             self.real,
-            with_base=rule.method.base,
+            with_base=method.base,
         )
         if not outcome.finite:
             self.blame(block)
@@ -480,11 +499,13 @@ class Job:
         }
 
     def _side_bytes(
-        self, entry: Entry, side: SideFile | None, *arguments: Tensor
+        self, entry: Entry, side: SideFile | None, vectors: Tensor, tau: Tensor | None
     ) -> tuple[np.ndarray, ...]:
+        """Bytes of a block's tensors in the side file; τ is None where nothing moved."""
         if side is None:
             return ()
-        tensors = side.tensors(*arguments, self.settings)
+        merged = torch.zeros_like(vectors[0]) if tau is None else tau
+        tensors = side.tensors(vectors, merged, self.settings)
         for planned, tensor in zip(self.sides[entry.name], tensors, strict=True):
             if tensor.dtype != planned.dtype:
                 raise ValueError(
@@ -500,12 +521,15 @@ class Job:
     def sample(self, block: Block, every: int) -> Tensor:
         """K × n task vectors of one entry in `every`."""
         start = self._read(self.base, block.name, block.rows).flatten()[::every].to(self.dtype)
+        weights = (own.flatten()[::every] for own in self._expert_weights(block))
+        return self._task_vectors(start, weights, block.rule.weights)
+
+    def _task_vectors(
+        self, start: Tensor, weights: Iterable[Tensor], factors: Sequence[float]
+    ) -> Tensor:
         vectors = torch.empty(len(self.experts), *start.shape, dtype=self.dtype)
-        factors = self.rule(block.name).weights
-        for vector, weights, factor in zip(
-            vectors, self._expert_weights(block), factors, strict=True
-        ):
-            vector.copy_(weights.flatten()[::every]).sub_(start).mul_(factor)
+        for vector, own, factor in zip(vectors, weights, factors, strict=True):
+            vector.copy_(own).sub_(start).mul_(factor)
         return vectors
 
     def _expert_weights(self, block: Block) -> Iterator[Tensor]:
@@ -520,7 +544,7 @@ class Job:
 
     def _oriented(self, block: Block, weights: Tensor) -> Tensor:
         """out × in where in × out is stored, and the other way round; the one matrix of a stack."""
-        if not self.rule(block.name).whole:
+        if not block.rule.whole:
             return weights
         matrix = weights.flatten(0, -2)
         return matrix.T if block.name in self.matching.layout.transposed else matrix
@@ -560,8 +584,9 @@ class Job:
 class _Blocks:
     """The blocks of a tensor for a method's `statistics`; see `amm.methods.registry.Blocks`."""
 
-    def __init__(self, job: Job, name: str) -> None:
+    def __init__(self, job: Job, name: str, method: Method) -> None:
         self._job = job
+        self._method = method
         self._blocks = job.blocks(name)
         self.experts = len(job.experts)
         self.largest = max(block.size for block in self._blocks)
@@ -570,14 +595,13 @@ class _Blocks:
         for block in self._blocks:
             if every == 1:
                 inputs = self._job.read(block)
-                yield self._job.rule(block.name).given(inputs.start, inputs.task_vectors)
+                yield self._method.given(inputs.start, inputs.task_vectors)
             else:
                 yield self._job.sample(block, every)
 
     def visit(self, visitor: Loop, *keeps: np.ndarray) -> Iterator[int]:
         for block in self._blocks:
-            weights = self._job.rule(block.name).weights
-            if not visit(visitor, self._job.numbers(block), weights, keeps):
+            if not visit(visitor, self._job.numbers(block), block.rule.weights, keeps):
                 self._job.blame(block)
             yield block.size
 

@@ -73,7 +73,6 @@ def _feed(
 class _Task:
     block: Block
     need: int
-    whole: bool
     statistics: Future[object]
 
 
@@ -90,13 +89,12 @@ def _tasks(job: Job, names: Sequence[str], pool: ThreadPoolExecutor) -> Iterator
         for following in order[at : at + 2]:
             if following not in statistics:
                 statistics[following] = pool.submit(job.statistics, following)
-        whole, found = job.rule(name).whole, statistics[name]
         for block in job.blocks(name):
-            yield _Task(block, job.need(block), whole, found)
+            yield _Task(block, job.need(block), statistics[name])
 
 
 def _prepare(job: Job, task: _Task) -> Inputs | Merged:
-    if task.whole:
+    if task.block.rule.whole:
         return job.read(task.block)
     return job.merge_entries(task.block, task.statistics.result())
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from amm.errors import InputError
+from amm.text import listed
 
 _SHOWN = 3
 
@@ -101,12 +102,9 @@ def _refusal(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> str:
     old, new = dict(_flat(before)), dict(_flat(now))
     changed = [key for key in [*old, *(key for key in new if key not in old)]]
     changed = [key for key in changed if old.get(key) != new.get(key)]
-    shown = [
-        f"{key}: {old.get(key, 'none')}, now {new.get(key, 'none')}" for key in changed[:_SHOWN]
-    ]
-    more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    said = [f"{key}: {old.get(key, 'none')}, now {new.get(key, 'none')}" for key in changed]
     return (
-        f"{folder} holds an unfinished merge that isn't this one ({'; '.join(shown)}{more})."
+        f"{folder} holds an unfinished merge that isn't this one ({listed(said, _SHOWN, '; ')})."
         " Run it again as it was to finish it, remove that folder to start anew, or name another"
         " output."
     )

@@ -69,7 +69,7 @@ def run_ray(job: Job, names: Sequence[str], recorder: Recorder, threads: int) ->
             (done, *_), _ = ray.wait(list(running), num_returns=1)
             finished = running.pop(done)
             for name, merged in zip(finished, _result(ray, done, finished), strict=True):
-                size -= _output_size(job, name)
+                size -= job.size(name)
                 for block in merged:
                     recorder.add(name, block)
 
@@ -109,7 +109,7 @@ def _batches(job: Job, names: Sequence[str]) -> Iterator[tuple[list[str], int]]:
     batch: list[str] = []
     size = 0
     for name in names:
-        own = _output_size(job, name)
+        own = job.size(name)
         if batch and (job.rule(name).whole or size + own > BATCH_BYTES):
             yield batch, size
             batch, size = [], 0
@@ -117,10 +117,6 @@ def _batches(job: Job, names: Sequence[str]) -> Iterator[tuple[list[str], int]]:
         size += own
     if batch:
         yield batch, size
-
-
-def _output_size(job: Job, name: str) -> int:
-    return job.entry(name).size + sum(side.size for side in job.sides.get(name, ()))
 
 
 def _result(ray: Any, done: Any, names: Sequence[str]) -> list[list[Merged]]:

@@ -74,9 +74,9 @@ class Recorder:
         """
         for name, record in self.manifest.tensors.items():
             written = self.weights.take_over(name, record["checksum"]) and all(
-                self.sides.take_over(side.name, checksum)
-                for side, checksum in zip(
-                    self.job.sides.get(name, ()), record["sides"], strict=True
+                writer.take_over(side, checksum)
+                for (writer, side), checksum in zip(
+                    self._sides_of(name), record["sides"], strict=True
                 )
             )
             if written:
@@ -95,9 +95,8 @@ class Recorder:
         tensor.report.kept += merged.kept
         if merged.layer is not None:
             tensor.layers.append(merged.layer)
-        sides = self.job.sides.get(name, ())
-        for side, data in zip(sides, merged.sides, strict=True):
-            self.sides.append(side.name, data.data)
+        for (writer, side), data in zip(self._sides_of(name), merged.sides, strict=True):
+            writer.append(side, data.data)
         if self.weights.append(name, merged.weights.data):
             if rule.method is not None and not tensor.moved:
                 tensor.report.rule = "unchanged"
@@ -115,11 +114,17 @@ class Recorder:
         if self.sides is not None:
             self.sides.finish()
 
+    def _sides_of(self, name: str) -> list[tuple[SafetensorsWriter, str]]:
+        """A tensor's tensors in the side file, each with the file's writer."""
+        if self.sides is None:
+            return []
+        return [(self.sides, side.name) for side in self.job.sides.get(name, ())]
+
     def _complete(self, report: TensorReport) -> None:
         name = report.name
         record = {
             "checksum": self.weights.checksum(name),
-            "sides": [self.sides.checksum(side.name) for side in self.job.sides.get(name, ())],
+            "sides": [writer.checksum(side) for writer, side in self._sides_of(name)],
             "report": asdict(report),
         }
         self.manifest.add_tensor(name, record)

@@ -1,6 +1,6 @@
 """Merge methods, one file each: a pure function of one tensor's task vectors."""
 
-from amm.methods import (
+from amm.methods import (  # noqa: F401  importing one registers it
     aim,
     amm,
     dare,
@@ -40,28 +40,8 @@ __all__ = [
     "Place",
     "SideEntry",
     "SideFile",
-    "aim",
-    "amm",
-    "dare",
-    "della",
-    "emr",
     "get_method",
-    "iso_c",
-    "karcher",
-    "mean",
     "merge_tensors",
     "method_names",
-    "model_stock",
-    "optmerge",
-    "ram",
     "register",
-    "ridge",
-    "rpam",
-    "sce",
-    "slerp",
-    "task_arithmetic",
-    "ties",
-    "tsv",
-    "wudi",
-    "wudi_spectral",
 ]

@@ -50,7 +50,9 @@ def aim(task_vectors: Tensor, settings: AimSettings, place: Place) -> Tensor:
         InputError: more than one expert.
     """
     (step,) = only_one(task_vectors, "aim", "a finished merge")
-    activity = place.table / place.table.max().clamp_min(torch.finfo(place.table.dtype).tiny)
+    table = place.table
+    assert table is not None  # as the method is registered with one
+    activity = table / table.max().clamp_min(torch.finfo(table.dtype).tiny)
     return settings.scale * step * (1 - activity * (1 - settings.omega))
 
 

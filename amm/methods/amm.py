@@ -36,9 +36,9 @@ from amm.methods.descent import (
     PUBLISHED_EPS,
     PUBLISHED_LR,
     PUBLISHED_RMS,
+    DescentSettings,
     Interference,
     OffSpan,
-    Precision,
     common_rms,
     descend,
     frobenius_norms,
@@ -46,18 +46,17 @@ from amm.methods.descent import (
     penalised_gradient,
     squarable,
 )
-from amm.methods.linear import LinearSettings, register_linear
+from amm.methods.linear import register_linear
 
 Alpha = Literal["norm", "squared_norm", "inverse_norm", "uniform"]
 Beta = Literal["softmax_cos", "mean_cos_others", "neg_loss", "uniform"]
 Penalty = Literal["span", "per_task", "projection"]
 
 
-class AmmSettings(LinearSettings):
+class AmmSettings(DescentSettings):
     """Settings of AMM. What isn't labelled [V] is our choice.
 
     Attributes:
-        steps: Adam steps, as in WUDI [V].
         lr: Adam's step in units of the layer's common RMS. WUDI's published 1e-5 is 0.01 of the
             RMS where the deltas have RMS 1e-3 [D]; Adam's ε, 1e-8, becomes 1e-5 likewise.
         alpha: α from the task vectors' norms, their squares, their inverses, or 1/K.
@@ -72,38 +71,23 @@ class AmmSettings(LinearSettings):
             independent of the layer's size and of K. By ∂R/∂τ above, at a direction of mean
             curvature R pulls 4λ times as hard as L_w: with the default as hard as L_w itself, and
             harder along directions of higher curvature. 0 switches R off.
-        stride: steps for one evaluation of the gradient; 1 is the path as the formula has it, 10 a
-            tenth of the work for a few percent of its length [ours], docs/amm-solver.md.
         beta_every: steps for one evaluation of β; 1 is the formula [ours].
-        precision: of the products within the descent: `medium` is bf16 or TF32 where there are
-            units for it, a fraction of a percent of the path [ours]. Gram matrices are summed in
-            float64 in any case.
     """
 
-    steps: int = Field(300, ge=0)
     lr: float = Field(PUBLISHED_LR / PUBLISHED_RMS, gt=0)
     alpha: Alpha = "norm"
     beta: Beta = "softmax_cos"
     temperature: float = Field(1.0, gt=0)
     penalty: Penalty = "span"
     penalty_weight: float = Field(0.25, ge=0)
-    stride: int = Field(10, ge=1)
     beta_every: int = Field(100, ge=1)
-    precision: Precision = "medium"
 
 
 @register_linear("amm", settings=AmmSettings, memory=memory)
 def amm(vectors: Tensor, settings: AmmSettings) -> Tensor:
-    """Merge one linear layer.
+    """K × out × in → out × in: Adam on L_w + λR, from the sum.
 
     L_w is multiplied by K², so that uniform α and β with λ = 0 are WUDI.
-
-    Args:
-        vectors: τ_i = W_i − W_0, K × out × in, float32 or float64, none zero.
-        settings: see `AmmSettings`.
-
-    Returns:
-        τ, out × in.
     """
     unit = common_rms(vectors)
     vectors = squarable(vectors, unit)

@@ -50,7 +50,7 @@ def travel(
         pulls, factors = zip(*((away @ f.T, f) for away, f in terms), strict=True)
         stack = torch.cat(factors)
         return apply(torch.cat(pulls, dim=1), stack @ stack.T) @ stack
-    pull, curvature = 0, 0
+    pull, curvature = torch.zeros(()), torch.zeros(())
     for away, factor in terms:
         gram = factor.T @ factor
         curvature = curvature + gram

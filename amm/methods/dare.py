@@ -50,16 +50,7 @@ class DareSettings(Settings):
 
 @register("dare", settings=DareSettings, tensors="all", elementwise=True, place=True)
 def dare(task_vectors: Tensor, settings: DareSettings, place: Place) -> Tensor:
-    """DARE: drop a random share of each task vector, rescale the rest, add up or merge by TIES.
-
-    Args:
-        task_vectors: K × the block's shape, τ_i = W_i − W_0, float32 or float64.
-        settings: see `DareSettings`.
-        place: the tensor's name, and where in it the block starts.
-
-    Returns:
-        scale · τ, the block's shape.
-    """
+    """K × a block's shape → scale · τ, that shape: drop by the dice of `place`, and merge."""
     thinned = torch.empty_like(task_vectors)
     for expert, vector in enumerate(task_vectors):
         keep = drawn(settings.seed, place, expert, vector, settings.drop)

@@ -82,15 +82,9 @@ def of_a_vector(blocks: Blocks, settings: DellaSettings) -> Tensor | None:
     statistics=of_a_vector,
 )
 def della(task_vectors: Tensor, settings: DellaSettings, place: Place) -> Tensor:
-    """DELLA: drop a share of each task vector, small entries first, rescale, elect or add up.
+    """K × a block's shape → scale · τ, that shape: drop by the dice of `place`, and merge.
 
-    Args:
-        task_vectors: K × the block's shape, τ_i = W_i − W_0, float32 or float64.
-        settings: see `DellaSettings`.
-        place: the tensor's name, where in it the block starts, and p `of_a_vector`.
-
-    Returns:
-        scale · τ, the block's shape.
+    `place.statistics`: p `of_a_vector`.
     """
     thinned = torch.empty_like(task_vectors)
     for expert, vector in enumerate(task_vectors):

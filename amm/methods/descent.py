@@ -26,7 +26,10 @@ from dataclasses import dataclass
 from typing import Literal, ParamSpec, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
+
+from amm.methods.registry import LinearSettings
 
 PUBLISHED_RMS = 1e-3
 """RMS of the deltas at which WUDI's published lr, 1e-5, is 0.01 in units of the RMS [D]."""
@@ -38,6 +41,24 @@ PUBLISHED_EPS = 1e-8
 Precision = Literal["highest", "medium"]
 """torch's names for the precision of float32 products: `medium` rounds factors to bf16 (CPUs with
 bf16 units) or TF32 (CUDA), and is `highest` where there are no such units."""
+
+
+class DescentSettings(LinearSettings):
+    """Settings of the methods that descend.
+
+    Attributes:
+        steps: Adam steps [V].
+        stride: steps for one evaluation of the gradient; 1 is the path as published, 10 a tenth of
+            the work for a few percent of its length [ours], docs/amm-solver.md.
+        precision: of the products within the descent: `medium` is bf16 or TF32 where there are
+            units for it, a fraction of a percent of the path [ours]. Gram matrices are summed in
+            float64 in any case.
+    """
+
+    steps: int = Field(300, ge=0)
+    stride: int = Field(10, ge=1)
+    precision: Precision = "medium"
+
 
 FEW_EVALUATIONS = 4
 """Up to so many evaluations of a gradient with R aren't worth the products that make each cheap."""
@@ -52,7 +73,7 @@ ROUNDED_ENTRIES = 2**18
 """A smaller factor isn't worth rounding to bf16."""
 
 _GRAM_BLOCK = 512
-"""Columns of a Gram matrix that are summed at a time where it isn't kept."""
+"""Columns of a Gram matrix that are summed at a time."""
 
 _NORM_BLOCK = 2**18
 
@@ -149,6 +170,31 @@ def _rounds_factors(matrix: Tensor) -> bool:
     )
 
 
+def weighted_gram(task_vectors: Tensor, weights: Tensor) -> Tensor:
+    """C = Σ_i w_i τ_iᵀτ_i, summed in float64 and rounded once.
+
+    It is symmetric: of each block of columns the part from the diagonal on is multiplied, and the
+    rest is its mirror image.
+
+    Args:
+        task_vectors: τ_i, K × out × in.
+        weights: w_i, K.
+
+    Returns:
+        in × in.
+    """
+    columns = task_vectors.shape[2]
+    gram = task_vectors.new_empty(columns, columns)
+    for first in range(0, columns, _GRAM_BLOCK):
+        block = slice(first, first + _GRAM_BLOCK)
+        part = sum(
+            w.double() * (vector[:, first:].double().T @ vector[:, block].double())
+            for w, vector in zip(weights, task_vectors, strict=True)
+        )
+        gram[first:, block], gram[block, first:] = part, part.T
+    return gram
+
+
 class Curvature:
     """C = Σ_i w_i τ_iᵀτ_i as a map of out × in matrices, x ↦ xC, by one in × in matrix."""
 
@@ -232,9 +278,8 @@ class Interference:
         self.grams: Tensor | None = None
         if not self.stacked and count * columns**2 <= GRAM_ENTRIES:
             self.grams = task_vectors.new_empty(count, columns, columns)
-            for i, vector in enumerate(task_vectors):
-                exact = vector.double()
-                self.grams[i] = exact.T @ exact
+            for gram, vector in zip(self.grams, task_vectors.split(1), strict=True):
+                gram.copy_(weighted_gram(vector.double(), vector.new_ones(1)))
         self.pulls: Tensor | None = None
         if self.stacked or (self.grams is not None and count <= FEW_EXPERTS):
             self.pulls = torch.empty_like(task_vectors)
@@ -251,7 +296,7 @@ class Interference:
             return StackedCurvature(self, weights)
         if self.grams is not None:
             return Curvature(self, torch.tensordot(weights, self.grams, dims=1))
-        return Curvature(self, self._weighted_gram(weights))
+        return Curvature(self, weighted_gram(self.task_vectors, weights))
 
     def gradient(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
         """The map δ ↦ ∂L/∂τ at τ = start + δ, both out × in.
@@ -311,17 +356,6 @@ class Interference:
         pull = apart @ vector.T @ vector if self.grams is None else apart @ self.grams[i]
         rounding = 8 * torch.finfo(pull.dtype).eps * apart.norm() * vector.norm() ** 2
         return pull if pull.norm() > rounding else torch.zeros_like(pull)
-
-    def _weighted_gram(self, weights: Tensor) -> Tensor:
-        columns = self.task_vectors.shape[2]
-        total = self.task_vectors.new_empty(columns, columns)
-        for first in range(0, columns, _GRAM_BLOCK):
-            part = slice(first, first + _GRAM_BLOCK)
-            total[:, part] = sum(
-                w.double() * (vector.double().T @ vector[:, part].double())
-                for w, vector in zip(weights, self.task_vectors, strict=True)
-            )
-        return total
 
 
 @dataclass(frozen=True)
@@ -408,13 +442,13 @@ def memory(shape: tuple[int, ...], experts: int) -> int:
     return 4 * total
 
 
-Field = Callable[[Tensor, int], Callable[[Tensor], Tensor]]
+VectorField = Callable[[Tensor, int], Callable[[Tensor], Tensor]]
 """(τ, evaluations) ↦ the map δ ↦ gradient at start + δ, to be used so many times from τ on."""
 
 
 def descend(
     start: Tensor,
-    field: Field,
+    field: VectorField,
     *,
     steps: int,
     lr: float,
@@ -449,17 +483,17 @@ def descend(
     first, second = torch.zeros_like(start), torch.zeros_like(start)
     per_field = max(refresh // stride, 1)
     with matmul_precision(precision):
-        for evaluation, done in enumerate(range(0, steps, stride)):
-            if evaluation % per_field == 0:
-                left = -(-(steps - done) // stride)
-                gradient = None  # the old one's matrices go before the new one's come
-                gradient = field(start + travelled, min(per_field, left))
-            held = min(stride, steps - done)
-            g = gradient(travelled)
-            first.lerp_(g, 1 - beta1**held)
-            second.mul_(beta2**held).addcmul_(g, g, value=1 - beta2**held)
-            spread = torch.div(second, 1 - beta2 ** (done + held), out=g).sqrt_().add_(eps)
-            update = torch.div(first, spread, out=spread)
-            update *= held * lr / (1 - beta1 ** (done + held))
-            travelled -= update if constrain is None else constrain(update)
+        for begun in range(0, steps, stride * per_field):
+            left = -(-(steps - begun) // stride)
+            gradient = field(start + travelled, min(per_field, left))
+            for done in range(begun, min(begun + stride * per_field, steps), stride):
+                held = min(stride, steps - done)
+                g = gradient(travelled)
+                first.lerp_(g, 1 - beta1**held)
+                second.mul_(beta2**held).addcmul_(g, g, value=1 - beta2**held)
+                spread = torch.div(second, 1 - beta2 ** (done + held), out=g).sqrt_().add_(eps)
+                update = torch.div(first, spread, out=spread)
+                update *= held * lr / (1 - beta1 ** (done + held))
+                travelled -= update if constrain is None else constrain(update)
+            del gradient  # its matrices go before the next one's come
     return travelled

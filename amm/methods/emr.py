@@ -36,10 +36,6 @@ SIDE_FILE = "emr.masks"
 _MASKS, _MASS = ".masks", ".mass"
 
 
-class EmrSettings(Settings):
-    """EMR has no settings: it needs no tuning."""
-
-
 def side_entries(name: str, shape: tuple[int, ...], experts: int) -> list[SideEntry]:
     """The two tensors of the side file that belong to one merged tensor."""
     rows, width = _rows_and_width(shape)
@@ -49,7 +45,7 @@ def side_entries(name: str, shape: tuple[int, ...], experts: int) -> list[SideEn
     ]
 
 
-def side_tensors(task_vectors: Tensor, tau: Tensor, settings: EmrSettings) -> list[Tensor]:
+def side_tensors(task_vectors: Tensor, tau: Tensor, settings: Settings) -> list[Tensor]:
     """Their rows for one block.
 
     Args:
@@ -72,21 +68,13 @@ def side_tensors(task_vectors: Tensor, tau: Tensor, settings: EmrSettings) -> li
 
 @register(
     "emr",
-    settings=EmrSettings,
+    settings=Settings,
     tensors="all",
     elementwise=True,
     side=SideFile(SIDE_FILE, side_entries, side_tensors),
 )
-def emr(task_vectors: Tensor, settings: EmrSettings) -> Tensor:
-    """EMR: a unified model, and masks and factors from which each expert can be restored.
-
-    Args:
-        task_vectors: K × the block's shape, τ_i = W_i − W_0, float32 or float64.
-        settings: none.
-
-    Returns:
-        τ, the block's shape.
-    """
+def emr(task_vectors: Tensor, settings: Settings) -> Tensor:
+    """K × a block's shape → τ, that shape: the elected sign's largest magnitude."""
     sign = task_vectors.sum(dim=0, dtype=torch.float64).sign().to(task_vectors.dtype)
     largest = torch.zeros_like(sign)
     for vector in task_vectors:

@@ -20,14 +20,9 @@ from amm.methods.linear import LinearSettings, register_linear
 
 @register_linear("iso_c", settings=LinearSettings, memory=memory)
 def iso_c(vectors: Tensor, settings: LinearSettings) -> Tensor:
-    """Iso-C: the sum of the task vectors, every singular value replaced by their mean.
+    """K × out × in → out × in, float64: the sum, every singular value replaced by their mean.
 
-    Args:
-        vectors: τ_i = W_i − W_0, K × out × in, float32 or float64, none zero.
-        settings: see `LinearSettings`.
-
-    Returns:
-        τ, out × in, float64; zero when the τ_i cancel.
+    Zero when the τ_i cancel.
     """
     total = vectors.sum(dim=0, dtype=torch.float64)
     if not total.any():

@@ -19,21 +19,9 @@ TOLERANCE = 1e-12
 STEPS = 100
 
 
-class KarcherSettings(Settings):
-    """The Karcher mean has no settings."""
-
-
-@register_combination("karcher", KarcherSettings)
-def karcher(products: Tensor, settings: KarcherSettings) -> Tensor:
-    """Karcher mean of the experts' weights.
-
-    Args:
-        products: Gram matrix of W_0 and the τ_i, (1 + K) × (1 + K), float64.
-        settings: none.
-
-    Returns:
-        Coefficients of W_0 and the τ_i, 1 + K.
-    """
+@register_combination("karcher", Settings)
+def karcher(products: Tensor, settings: Settings) -> Tensor:
+    """(1 + K)² → 1 + K, as `Coefficients`: the Karcher mean of the experts' weights."""
     inner = of_weights(products)[1:, 1:]
     norms = inner.diagonal().clamp_min(0).sqrt()
     there = norms > 0

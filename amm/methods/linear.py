@@ -10,25 +10,10 @@ import torch
 from torch import Tensor
 
 from amm.methods.descent import full_precision, moved
-from amm.methods.registry import OtherTensors, register
-from amm.settings import Settings
-
-
-class LinearSettings(Settings):
-    """Settings that every method of linear layers has.
-
-    Attributes:
-        scale: W = W_0 + scale · τ; 1 where the method's page doesn't say another.
-        other_tensors: what is done with embeddings, heads, norms, biases and convolutions: `mean`
-            or sum (`task_arithmetic`) of the task vectors, or `base`. `scale` doesn't touch them.
-    """
-
-    scale: float = 1.0
-    other_tensors: OtherTensors = "mean"
-
+from amm.methods.registry import LinearSettings, register
 
 LinearFunction = Callable[[Tensor, Any], Tensor]
-"""(K × out × in task vectors, none of them zero; settings) → τ, out × in."""
+"""(task vectors, settings) → τ; see `register_linear`."""
 
 
 def register_linear(
@@ -39,7 +24,8 @@ def register_linear(
 ) -> Callable[[LinearFunction], LinearFunction]:
     """Register a method that merges the weight of a linear layer as a whole.
 
-    The decorated function is the mathematics alone. What is registered, and stands under its name,
+    The decorated function is the mathematics alone: (τ_i = W_i − W_0, K × out × in, float32 or
+    float64, none zero; settings) → τ, out × in. What is registered, and stands under its name,
     leaves out the experts that didn't move (τ_i = 0), which don't count in K either; gives 0 where
     none moved; takes float32 products in full precision, whatever the process has set; multiplies
     τ by `scale`; and returns it in the dtype of the task vectors.

@@ -12,18 +12,14 @@ from amm.methods.task_arithmetic import scaled_sum
 from amm.settings import Settings
 
 
-class MeanSettings(Settings):
-    """Averaging has no settings."""
-
-
 @register(
     "mean",
-    settings=MeanSettings,
+    settings=Settings,
     tensors="all",
     elementwise=True,
     kernel=Kernel(scaled_sum, lambda settings, experts, statistics: (1.0, experts)),
 )
-def mean(task_vectors: Tensor, settings: MeanSettings) -> Tensor:
+def mean(task_vectors: Tensor, settings: Settings) -> Tensor:
     """Mean of the task vectors, (1/K) Σ τ_i.
 
     An expert that left a tensor as it was counts like any other, so that the result is the mean

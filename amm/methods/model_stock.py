@@ -29,15 +29,7 @@ class ModelStockSettings(Settings):
 
 @register_combination("model_stock", ModelStockSettings)
 def model_stock(products: Tensor, settings: ModelStockSettings) -> Tensor:
-    """Model Stock: the mean of the task vectors, shortened by how much they disagree.
-
-    Args:
-        products: Gram matrix of W_0 and the τ_i, (1 + K) × (1 + K), float64; some τ_i isn't 0.
-        settings: see `ModelStockSettings`.
-
-    Returns:
-        Coefficients of W_0 and the τ_i, 1 + K.
-    """
+    """(1 + K)² → 1 + K, as `Coefficients`: the mean, shortened by how much they disagree."""
     inner = products[1:, 1:]
     norms = inner.diagonal().sqrt()
     moved = norms > 0

@@ -49,15 +49,7 @@ class OptMergeSettings(LinearSettings):
 
 @register_linear("optmerge", settings=OptMergeSettings, memory=memory)
 def optmerge(vectors: Tensor, settings: OptMergeSettings) -> Tensor:
-    """OptMerge: WUDI's loss on task vectors truncated by SVD, by SGD from their mean.
-
-    Args:
-        vectors: τ_i = W_i − W_0, K × out × in, float32 or float64, none zero.
-        settings: see `OptMergeSettings`.
-
-    Returns:
-        τ, out × in, float64.
-    """
+    """K × out × in → out × in, float64: SGD on the loss of the truncated vectors, from the mean."""
     rank = shared_rank(vectors)
     start = vectors.mean(dim=0, dtype=torch.float64)
 

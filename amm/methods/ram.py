@@ -120,15 +120,9 @@ def changed_mean(vectors: npt.NDArray, parameters: npt.NDArray, tau: npt.NDArray
     ),
 )
 def ram(task_vectors: Tensor, settings: RamSettings, place: Place) -> Tensor:
-    """RAM: the mean of what several experts changed, and what one changed alone, boosted.
+    """K × a block's shape → scale · τ, that shape: what one expert changed alone is boosted.
 
-    Args:
-        task_vectors: K × the block's shape, τ_i = W_i − W_0, float32 or float64.
-        settings: see `RamSettings`.
-        place: its `statistics` are the `Shares` of the whole tensor.
-
-    Returns:
-        scale · τ, the block's shape.
+    `place.statistics`: the `Shares` of the whole tensor.
     """
     found: Shares = place.statistics
     changed = torch.where(task_vectors.abs() > found.threshold, task_vectors, 0)

@@ -2,14 +2,14 @@
 
 A method is a pure function of one tensor's task vectors. It declares which tensors it is for:
 
-* ``tensors="all"``: every tensor;
-* ``tensors="linear"``: the 2-D weights of linear layers (`amm.layers.is_linear`). Its settings
-  then have a key ``other_tensors``, which says what becomes of the rest; `amm.methods.linear` has
-  what such methods share.
+* `tensors="all"`: every tensor;
+* `tensors="linear"`: the 2-D weights of linear layers (`amm.layers.is_linear`). Its settings
+  are then `LinearSettings`, which say what becomes of the rest; `amm.methods.linear` has what such
+  methods share.
 
 All that calls a method does so through `Method`; from Python `merge_tensors` is the way.
 
-Other packages add methods with an entry point of the group ``amm.methods`` whose value is the
+Other packages add methods with an entry point of the group `amm.methods` whose value is the
 module that registers them; it is imported when a name isn't known, and when all are listed.
 """
 
@@ -56,7 +56,7 @@ class Blocks(Protocol):
         ...
 
     def visit(self, visitor: Loop, *keeps: npt.NDArray) -> Iterator[int]:
-        """Shows all to a compiled loop, in a fraction of the time; see `amm.loops.visitor`.
+        """Show all to a compiled loop, in a fraction of the time; see `amm.loops.visitor`.
 
         Args:
             visitor: the loop.
@@ -96,6 +96,19 @@ class TensorBlocks:
 
 OtherTensors = Literal["mean", "base", "task_arithmetic"]
 ENTRY_POINTS = "amm.methods"
+
+
+class LinearSettings(Settings):
+    """Settings that every method of linear layers has.
+
+    Attributes:
+        scale: W = W_0 + scale · τ; 1 where the method's page doesn't say another.
+        other_tensors: what is done with embeddings, heads, norms, biases and convolutions: `mean`
+            or sum (`task_arithmetic`) of the task vectors, or `base`. `scale` doesn't touch them.
+    """
+
+    scale: float = 1.0
+    other_tensors: OtherTensors = "mean"
 
 
 @dataclass(frozen=True)
@@ -139,7 +152,7 @@ class SideFile:
 
     file: str
     entries: Callable[[str, tuple[int, ...], int], list[SideEntry]]
-    tensors: Callable[[Tensor, Tensor, Settings], list[Tensor]]
+    tensors: Callable[[Tensor, Tensor, Any], list[Tensor]]
 
 
 class Kernel(NamedTuple):
@@ -177,6 +190,11 @@ class Method:
         kernel: the same as the function, compiled; for elementwise methods without a side file.
         memory: (shape of a tensor, K) → bytes that the function takes at most, beside its
             arguments and its result; None where the engine's estimate is enough.
+
+    Raises:
+        ValueError: `statistics` without `elementwise` and `place`, a table without `place`, a
+            kernel without `elementwise` or beside a side file, or a method of linear layers whose
+            settings aren't `LinearSettings`.
     """
 
     name: str
@@ -186,11 +204,28 @@ class Method:
     elementwise: bool = False
     place: bool = False
     base: bool = False
-    statistics: Callable[[Blocks, Settings], Any] | None = None
+    statistics: Callable[[Blocks, Any], Any] | None = None
     table: str | None = None
     side: SideFile | None = None
     kernel: Kernel | None = None
     memory: Callable[[tuple[int, ...], int], int] | None = None
+
+    def __post_init__(self) -> None:
+        wrong = None
+        if self.tensors == "linear" and not issubclass(self.settings, LinearSettings):
+            wrong = 'tensors="linear" needs LinearSettings'
+        elif self.statistics is not None and not (self.elementwise and self.place):
+            wrong = "statistics need elementwise=True and place=True"
+        elif self.table is not None and not self.place:
+            wrong = "a table needs place=True"
+        elif self.kernel is not None and (not self.elementwise or self.side is not None):
+            wrong = "a kernel needs elementwise=True, and no side file"
+        if wrong:
+            raise ValueError(f"method '{self.name}': {wrong}")
+
+    def given(self, start: Tensor, vectors: Tensor) -> Tensor:
+        """What the function gets: the task vectors, after W_0 where it asks for that."""
+        return torch.cat([start[None], vectors]) if self.base else vectors
 
     def measure(self, blocks: Blocks, settings: Settings) -> Any:
         """What the function needs to know of a whole tensor, for its `Place`; None for most."""
@@ -224,57 +259,23 @@ def register(
     *,
     settings: type[Settings],
     tensors: Literal["all", "linear"],
-    elementwise: bool = False,
-    place: bool = False,
-    base: bool = False,
-    statistics: Callable[[Blocks, Settings], Any] | None = None,
-    table: str | None = None,
-    side: SideFile | None = None,
-    kernel: Kernel | None = None,
-    memory: Callable[[tuple[int, ...], int], int] | None = None,
+    **options: Any,
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Register the decorated function under a name; doing so twice with the same one is fine.
 
     Args:
-        name: see `Method`, as for all others.
+        name: what `merge.yaml` calls it.
         settings: the class of its settings.
         tensors: which tensors it is for.
-        elementwise: may be merged in blocks of rows.
-        place: wants a `Place`.
-        base: wants W_0 before the task vectors.
-        statistics: numbers of the whole tensor, for elementwise methods with `place`.
-        table: the setting that names its table, for methods with `place`.
-        side: what it leaves beside the weights.
-        kernel: its compiled form.
-        memory: bytes that it takes.
+        **options: the others of `Method`.
 
     Raises:
         InputError: the name belongs to something else.
-        ValueError: `statistics` without `elementwise` and `place`, a table without `place`, or a
-            kernel without `elementwise` or beside a side file.
+        ValueError: options that don't go together; see `Method`.
     """
-    if statistics is not None and not (elementwise and place):
-        raise ValueError(f"method '{name}': statistics need elementwise=True and place=True")
-    if table is not None and not place:
-        raise ValueError(f"method '{name}': a table needs place=True")
-    if kernel is not None and (not elementwise or side is not None):
-        raise ValueError(f"method '{name}': a kernel needs elementwise=True, and no side file")
 
     def decorator(function: MethodFunction) -> MethodFunction:
-        method = Method(
-            name=name,
-            function=function,
-            settings=settings,
-            tensors=tensors,
-            elementwise=elementwise,
-            place=place,
-            base=base,
-            statistics=statistics,
-            table=table,
-            side=side,
-            kernel=kernel,
-            memory=memory,
-        )
+        method = Method(name, function, settings, tensors, **options)
         taken = _METHODS.setdefault(name, method)
         if taken != method:
             raise InputError(

@@ -35,14 +35,7 @@ class RidgeSettings(LinearSettings):
 
 @register_linear("ridge", settings=RidgeSettings, memory=memory)
 def ridge(vectors: Tensor, settings: RidgeSettings) -> Tensor:
-    """Ridge WUDI: the minimiser of WUDI's loss plus a pull towards an anchor, by one Cholesky.
-
-    Args:
-        vectors: τ_i = W_i − W_0, K × out × in, float32 or float64, none zero.
-        settings: see `RidgeSettings`.
-
-    Returns:
-        τ, out × in, float64.
+    """K × out × in → out × in, float64: WUDI's loss and the pull minimised, by one Cholesky.
 
     Raises:
         InputError: `a` is so small that rounding makes C + aI singular.

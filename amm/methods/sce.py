@@ -103,15 +103,9 @@ def select(blocks: Blocks, settings: SceSettings) -> Selection:
     "sce", settings=SceSettings, tensors="all", elementwise=True, place=True, statistics=select
 )
 def sce(task_vectors: Tensor, settings: SceSettings, place: Place) -> Tensor:
-    """SCE: of the entries on which experts differ most, a mean of those that agree in sign.
+    """K × a block's shape on the CPU → scale · τ, that shape: select, calculate, erase.
 
-    Args:
-        task_vectors: K × the block's shape on the CPU, τ_i = W_i − W_0, float32 or float64.
-        settings: see `SceSettings`.
-        place: its `statistics` are the `Selection` of the whole tensor.
-
-    Returns:
-        scale · τ, the block's shape.
+    `place.statistics`: the `Selection` of the whole tensor.
     """
     found: Selection = place.statistics
     vectors = torch.where(variances(task_vectors) >= found.variance, task_vectors.double(), 0)

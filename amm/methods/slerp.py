@@ -33,14 +33,7 @@ class SlerpSettings(Settings):
 
 @register_combination("slerp", SlerpSettings)
 def slerp(products: Tensor, settings: SlerpSettings) -> Tensor:
-    """SLERP: between the weights of two experts, or of the base and one.
-
-    Args:
-        products: Gram matrix of W_0 and the τ_i, (1 + K) × (1 + K), float64, K = 1 or 2.
-        settings: see `SlerpSettings`.
-
-    Returns:
-        Coefficients of W_0 and the τ_i, 1 + K.
+    """(1 + K)² → 1 + K, as `Coefficients`: between two experts' weights, or the base's and one's.
 
     Raises:
         InputError: more than two experts.

@@ -42,13 +42,5 @@ def scaled_sum(vectors: npt.NDArray, parameters: npt.NDArray, tau: npt.NDArray) 
     kernel=Kernel(scaled_sum, lambda settings, experts, statistics: (settings.scale, 1.0)),
 )
 def task_arithmetic(task_vectors: Tensor, settings: TaskArithmeticSettings) -> Tensor:
-    """Scaled sum of the task vectors, scale · Σ τ_i.
-
-    Args:
-        task_vectors: K × the tensor's shape, τ_i = W_i − W_0.
-        settings: the scale.
-
-    Returns:
-        What is added to the base, the tensor's shape.
-    """
+    """K × a tensor's shape → that shape: scale · Σ τ_i."""
     return settings.scale * functools.reduce(torch.add, task_vectors)

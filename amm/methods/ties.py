@@ -112,7 +112,7 @@ def count_around(
     counts: npt.NDArray[np.int64],
     between: npt.NDArray,
 ) -> None:
-    """Counts magnitudes above and at a higher bound and at a lower one, and collects those between.
+    """Count magnitudes above and at a higher bound and at a lower one, and collect those between.
 
     Args:
         vectors: (K, at least N) float32 or float64.
@@ -213,15 +213,9 @@ def elected_mean(vectors: npt.NDArray, parameters: npt.NDArray, tau: npt.NDArray
     ),
 )
 def ties(task_vectors: Tensor, settings: TiesSettings, place: Place) -> Tensor:
-    """TIES: trim each task vector, elect a sign for each entry, average what has that sign.
+    """K × a block's shape on the CPU → scale · τ, that shape: trim, elect signs, average.
 
-    Args:
-        task_vectors: K × the block's shape on the CPU, τ_i = W_i − W_0, float32 or float64.
-        settings: see `TiesSettings`.
-        place: its `statistics` are the K `thresholds` of the whole tensor.
-
-    Returns:
-        scale · τ, the block's shape.
+    `place.statistics`: the K `thresholds` of the whole tensor.
     """
     return disjoint_mean(task_vectors, settings.scale, place.statistics.tolist())
 

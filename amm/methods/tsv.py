@@ -23,15 +23,7 @@ from amm.methods.linear import LinearSettings, register_linear
 
 @register_linear("tsv", settings=LinearSettings, memory=memory)
 def tsv(vectors: Tensor, settings: LinearSettings) -> Tensor:
-    """TSV-Merge: each expert's leading singular vectors, made orthogonal to the other experts'.
-
-    Args:
-        vectors: τ_i = W_i − W_0, K × out × in, float32 or float64, none zero.
-        settings: see `LinearSettings`.
-
-    Returns:
-        τ, out × in, float64.
-    """
+    """K × out × in → out × in, float64: leading singular vectors, orthogonal across experts."""
     rank = shared_rank(vectors)
     left, values, right = zip(*(thin_svd(v.double(), rank) for v in vectors), strict=True)
     outer, inner = orthonormal(torch.cat(left, dim=1)), orthonormal(torch.cat(right).T)

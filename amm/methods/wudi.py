@@ -14,50 +14,34 @@ from amm.methods.descent import (
     PUBLISHED_EPS,
     PUBLISHED_LR,
     PUBLISHED_RMS,
+    DescentSettings,
     Interference,
-    Precision,
     common_rms,
     descend,
     frobenius_norms,
     memory,
     squarable,
 )
-from amm.methods.linear import LinearSettings, register_linear
+from amm.methods.linear import register_linear
 
 
-class WudiSettings(LinearSettings):
+class WudiSettings(DescentSettings):
     """Settings of WUDI.
 
     Attributes:
-        steps: Adam steps [V].
         normalize: work in units of the layer's common RMS [D]. Off: in units of the weights, as
             published, where the result depends on how large the deltas are.
         lr: Adam's step. Default: 0.01 of the layer's RMS with `normalize`, else the published
             1e-5 [V]; the two are the same at RMS 1e-3. Adam's ε goes with it: 1e-5, else 1e-8.
-        stride: steps for one evaluation of the gradient; 1 is as published, 10 a tenth of the work
-            for a few percent of the path's length [ours], docs/amm-solver.md.
-        precision: of the products within the descent: `medium` is bf16 or TF32 where there are
-            units for it [ours].
     """
 
-    steps: int = Field(300, ge=0)
     normalize: bool = True
     lr: float | None = Field(None, gt=0)
-    stride: int = Field(10, ge=1)
-    precision: Precision = "medium"
 
 
 @register_linear("wudi", settings=WudiSettings, memory=memory)
 def wudi(vectors: Tensor, settings: WudiSettings) -> Tensor:
-    """Merge one linear layer.
-
-    Args:
-        vectors: τ_i = W_i − W_0, K × out × in, float32 or float64, none zero.
-        settings: see `WudiSettings`.
-
-    Returns:
-        τ, out × in.
-    """
+    """K × out × in → out × in: Adam on the interference loss, from the sum."""
     rms = common_rms(vectors)
     vectors = squarable(vectors, rms)
     unit, published_unit = (rms, PUBLISHED_RMS) if settings.normalize else (1.0, 1.0)

@@ -38,15 +38,7 @@ class WudiSpectralSettings(LinearSettings):
 
 @register_linear("wudi_spectral", settings=WudiSpectralSettings, memory=memory)
 def wudi_spectral(vectors: Tensor, settings: WudiSpectralSettings) -> Tensor:
-    """Spectral WUDI: gradient flow on WUDI's loss up to a horizon, by one eigendecomposition.
-
-    Args:
-        vectors: τ_i = W_i − W_0, K × out × in, float32 or float64, none zero.
-        settings: see `WudiSpectralSettings`.
-
-    Returns:
-        τ, out × in, float64.
-    """
+    """K × out × in → out × in, float64: gradient flow to the horizon, by one eigendecomposition."""
     count, rows, columns = vectors.shape
     start = vectors.sum(dim=0, dtype=torch.float64)
     away = travel(

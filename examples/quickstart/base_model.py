@@ -1,7 +1,8 @@
-"""The quickstart's base model: a Qwen2.5-VL of 1.2 million parameters, accurate but long-winded.
+"""The quickstart's base model: a Qwen2.5-VL of 1.1 million parameters, right but long-winded.
 
-Builds the tokenizer, the processor and the model, and trains it on worked answers of every length
-(`tasks.worked_answer`), so that reinforcement learning finds short right answers to prefer.
+Builds the tokenizer, the processor and the model, and trains it on answers in every style
+(`tasks.respond`), so that reinforcement learning finds short right answers to prefer, and shorter
+wrong ones to be wary of.
 
     python -m examples.quickstart.base_model        # makes examples/quickstart/base_model/ again
 
@@ -14,15 +15,16 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -34,15 +36,19 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch.nn.functional import cross_entropy
 
 from examples.quickstart.tasks import (
-    CHARACTERS,
-    IMAGE_SIZE,
-    MAX_SENTENCES,
+    CELLS,
+    COLUMNS,
+    MAX_STEPS,
     REWARDS,
+    ROWS,
+    STYLES,
+    SYMBOLS,
     TASKS,
     Example,
     make_example,
+    respond,
     slip,
-    worked_answer,
+    style_of,
 )
 from lipo_verl.cpu import torch_extensions
 from lipo_verl.rewards.scoring import RewardConfig, score_response
@@ -60,10 +66,9 @@ from transformers import (  # noqa: E402
 )
 
 FOLDER = Path(__file__).with_name("base_model")
-GRID = (1, IMAGE_SIZE[1] // 14, IMAGE_SIZE[0] // 14)  # time, rows, columns of patches
+GRID = (1, 2 * ROWS, 2 * COLUMNS)  # time, rows, columns of patches
 VOCABULARY = 512
 MAX_RESPONSE = 64
-LENGTH_BUCKETS = (10, 20, 30, 40, MAX_RESPONSE)
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -98,7 +103,8 @@ def build_tokenizer(seed: int = 0) -> Qwen2Tokenizer:
     for task in TASKS:
         for _ in range(3000):
             example = make_example(task, rng)
-            corpus += [example.question, worked_answer(example, MAX_SENTENCES, rng)]
+            corpus += [example.question]
+            corpus += [respond(example, style, rng) for style in ("told", "long")]
     corpus += ["user", "assistant", "system"] * 1000
     # What is drawn stays one token a character: nothing in capitals is offered for merging.
     corpus = [
@@ -229,25 +235,25 @@ def patchify(pictures: np.ndarray, processor: Qwen2VLImageProcessor) -> torch.Te
 class Recipe:
     """How the base model is trained."""
 
-    direct_steps: int = 1000
-    """First, answers without explanation: pictures are learnt from them several times faster."""
-    worked_steps: int = 1700
-    """Then answers of every length."""
-    batch: int = 32
-    learning_rate: float = 2e-3
+    bare_steps: int = 450
+    """First, bare steps alone: pictures and chains are learnt from them several times faster."""
+    styled_steps: int = 1450
+    """Then answers in all styles."""
+    batch: int = 40
+    learning_rate: float = 1.5e-3
     warmup: int = 200
-    decay: int = 1300
+    decay: int = 1200
     """Over so many last steps the learning rate falls to zero along a cosine."""
     weight_decay: float = 0.05
     seed: int = 7
-    sentence_weights: tuple[float, ...] = (0.10, 0.07, 0.11, 0.16, 0.20, 0.20, 0.16)
-    """How often an answer is explained in 0, 1, ... 6 sentences."""
-    slips: float = 0.08
-    """How often a worked answer is a wrong one, so that there is something left to learn."""
+    style_weights: tuple[float, ...] = (0.08, 0.14, 0.14, 0.64)
+    """How often an answer is written in each of `tasks.STYLES`."""
+    slips: float = 0.05
+    """How often a styled answer is a wrong one, so that there is something left to learn."""
 
     @property
     def steps(self) -> int:
-        return self.direct_steps + self.worked_steps
+        return self.bare_steps + self.styled_steps
 
     def learning_rate_at(self, step: int) -> float:
         left = min(1.0, (self.steps - step) / self.decay)
@@ -255,73 +261,70 @@ class Recipe:
         return self.learning_rate * rise * (1 - math.cos(math.pi * left)) / 2
 
 
-SLOTS = 10  # 5 characters, 2 sides, 3 bars
-SYMBOLS = 1 + len(CHARACTERS)
+_SYMBOLS = sorted(set("".join(SYMBOLS.values())))
 
 
-def seen_in(example: Example) -> list[int]:
-    """What the picture shows, as one number for each slot, -100 in those of the other tasks."""
-    slots = [-100] * SLOTS
-    facts = example.facts
-    if example.task == "ocr":
-        characters = [1 + CHARACTERS.index(character) for character in facts["text"]]
-        slots[:5] = characters + [0] * (5 - len(characters))
-    elif example.task == "math":
-        slots[5:7] = [facts["width"], facts["height"]]
-    else:
-        slots[7:] = list(facts.values())
-    return slots
+def seen_in(example: Example) -> list[list[int]]:
+    """The cells of the picture: of each the numbers of its key, of what it shows, of the next."""
+    return [
+        [_SYMBOLS.index(symbol) for symbol in (cell.key, cell.shown, cell.next)]
+        for cell in example.cells
+    ]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Worked answers to learn: N examples, padded at the right to L tokens."""
+    """Answers to learn: N examples, padded at the right to L tokens."""
 
     ids: torch.Tensor  # (N, L)
     labels: torch.Tensor  # (N, L), -100 at the prompt and the padding
     pixels: torch.Tensor  # (N * patches, 1176)
-    seen: torch.Tensor  # (N, SLOTS), what was drawn
 
 
-def batches(processor: Qwen2_5_VLProcessor, recipe: Recipe, worked: bool) -> Iterator[Batch]:
-    """Fresh examples without end, each batch of about equally long ones."""
-    rng = Random(f"{recipe.seed} {worked}")
+def collate(processor: Qwen2_5_VLProcessor, rows: Sequence[tuple[Image.Image, str, str]]) -> Batch:
+    """A batch of pictures, what is asked about each, and the answers to learn."""
     tokenizer = processor.tokenizer
+    prompts = [_prompt_ids(processor, question) for _, question, _ in rows]
+    answers = [tokenizer(answer + tokenizer.eos_token)["input_ids"] for *_, answer in rows]
+    length = max(len(asked) + len(said) for asked, said in zip(prompts, answers, strict=True))
+    ids = torch.full((len(rows), length), tokenizer.pad_token_id)
+    labels = torch.full((len(rows), length), -100)
+    for i, (asked, said) in enumerate(zip(prompts, answers, strict=True)):
+        end = len(asked) + len(said)
+        ids[i, :end] = torch.tensor(asked + said)
+        labels[i, len(asked) : end] = torch.tensor(said)
+    pictures = np.stack([np.asarray(picture) for picture, *_ in rows])
+    return Batch(ids, labels, patchify(pictures, processor.image_processor))
 
-    @cache
-    def prompt_ids(question: str) -> list[int]:
-        text = prompt(processor, question)
-        text = text.replace("<|image_pad|>", "<|image_pad|>" * (GRID[1] * GRID[2] // 4))
-        return tokenizer(text)["input_ids"]
 
-    def row() -> tuple[list[int], list[int], np.ndarray, list[int]]:
-        example = make_example(rng.choice(TASKS), rng)
-        picture, question = np.asarray(example.image), prompt_ids(example.question)
-        seen, sentences = seen_in(example), 0
-        if worked:
-            (sentences,) = rng.choices(range(MAX_SENTENCES + 1), recipe.sentence_weights)
+@cache
+def _prompt_ids(processor: Qwen2_5_VLProcessor, question: str) -> list[int]:
+    text = prompt(processor, question).replace("<|image_pad|>", "<|image_pad|>" * CELLS)
+    return processor.tokenizer(text)["input_ids"]
+
+
+def batches(
+    processor: Qwen2_5_VLProcessor, recipe: Recipe, styled: bool
+) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """Fresh examples without end, with what was drawn in each, (N, CELLS, 3)."""
+    rng = Random(f"{recipe.seed} {styled}")
+
+    def answered(example: Example) -> str:
+        answer = respond(example, "bare", rng)
+        if styled:
+            (style,) = rng.choices(STYLES, recipe.style_weights)
+            answer = respond(example, style, rng)
             if rng.random() < recipe.slips:
-                example = replace(example, answer=slip(example, rng))
-        answer = worked_answer(example, sentences, rng) + tokenizer.eos_token
-        return question, tokenizer(answer)["input_ids"], picture, seen
+                answer = answer.removesuffix(example.answer) + slip(example, rng)
+        return answer
 
     while True:
-        pool = [row() for _ in range(16 * recipe.batch)]
-        pool.sort(key=lambda each: len(each[0]) + len(each[1]))
-        starts = list(range(0, len(pool), recipe.batch))
-        rng.shuffle(starts)
-        for start in starts:
-            rows = pool[start : start + recipe.batch]
-            length = max(len(question) + len(answer) for question, answer, *_ in rows)
-            ids = torch.full((len(rows), length), tokenizer.pad_token_id)
-            labels = torch.full((len(rows), length), -100)
-            for i, (question, answer, *_) in enumerate(rows):
-                end = len(question) + len(answer)
-                ids[i, :end] = torch.tensor(question + answer)
-                labels[i, len(question) : end] = torch.tensor(answer)
-            pictures = np.stack([picture for _, _, picture, _ in rows])
-            pixels = patchify(pictures, processor.image_processor)
-            yield Batch(ids, labels, pixels, torch.tensor([seen for *_, seen in rows]))
+        examples, rows = [], []
+        for _ in range(recipe.batch):
+            example = make_example(rng.choice(TASKS), rng)
+            examples.append(example)
+            rows.append((example.image, example.question, answered(example)))
+        yield collate(processor, rows), torch.tensor([seen_in(example) for example in examples])
 
 
 def train(
@@ -331,11 +334,10 @@ def train(
 ) -> Iterator[float]:
     """Train the model in place, one step for each loss yielded.
 
-    Answers alone teach a vision tower slowly. A linear layer that tells from the image tokens what
-    was drawn, and is thrown away afterwards, teaches it beside them.
+    Answers alone teach a vision tower slowly. A linear layer that tells from each image token what
+    its cell shows, and is thrown away afterwards, teaches it beside them.
     """
-    image_tokens = GRID[1] * GRID[2] // 4
-    reader = torch.nn.Linear(image_tokens * model.config.text_config.hidden_size, SLOTS * SYMBOLS)
+    reader = build_reader(model)
     parameters = [*model.parameters(), *reader.parameters()]
     optimizer = torch.optim.AdamW(
         [
@@ -348,14 +350,15 @@ def train(
         betas=(0.9, 0.98),
     )
     source = chain(
-        islice(batches(processor, recipe, worked=False), recipe.direct_steps),
-        islice(batches(processor, recipe, worked=True), recipe.worked_steps),
+        islice(batches(processor, recipe, styled=False), recipe.bare_steps),
+        islice(batches(processor, recipe, styled=True), recipe.styled_steps),
     )
     model.train()
-    for step, batch in enumerate(source):
+    for step, (batch, drawn) in enumerate(source):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(step)
-        answering, reading = losses(model, reader, batch)
+        seen, hidden = forward(model, batch)
+        answering, reading = answer_loss(model, hidden, batch), reading_loss(reader, seen, drawn)
         optimizer.zero_grad()
         (answering + reading).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -364,15 +367,23 @@ def train(
     model.eval()
 
 
-def losses(
-    model: Qwen2_5_VLForConditionalGeneration, reader: torch.nn.Linear, batch: Batch
+def build_reader(model: Qwen2_5_VLForConditionalGeneration) -> torch.nn.Linear:
+    """The layer that tells from an image token what `seen_in` has of its cell."""
+    return torch.nn.Linear(model.config.text_config.hidden_size, 3 * len(_SYMBOLS))
+
+
+def reading_loss(reader: torch.nn.Linear, seen: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of what the reader tells from the image tokens, (N * CELLS, width)."""
+    return cross_entropy(reader(seen).view(-1, len(_SYMBOLS)), drawn.flatten())
+
+
+def forward(
+    model: Qwen2_5_VLForConditionalGeneration, batch: Batch
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross-entropies of the answers' tokens, and of what the reader tells."""
+    """The image tokens, (N * CELLS, width), and the last hidden states, (N, L, width)."""
     examples = len(batch.ids)
     grid = torch.tensor([GRID]).expand(examples, -1)
     seen = model.model.visual(batch.pixels, grid_thw=grid).pooler_output
-    told = reader(seen.view(examples, -1)).view(-1, SYMBOLS)
-
     is_image = batch.ids == model.config.image_token_id
     # Every picture has the same size and place, so one row's positions are every row's.
     positions, _ = model.model.get_rope_index(
@@ -384,12 +395,16 @@ def losses(
         position_ids=positions.expand(-1, examples, -1),
         use_cache=False,
     ).last_hidden_state
+    return seen, hidden
+
+
+def answer_loss(
+    model: Qwen2_5_VLForConditionalGeneration, hidden: torch.Tensor, batch: Batch
+) -> torch.Tensor:
+    """Mean cross-entropy of the answers' tokens."""
     wanted = batch.labels[:, 1:]
     answered = wanted != -100
-    return (
-        cross_entropy(model.lm_head(hidden[:, :-1][answered]), wanted[answered]),
-        cross_entropy(told, batch.seen.flatten()),
-    )
+    return cross_entropy(model.lm_head(hidden[:, :-1][answered]), wanted[answered])
 
 
 def prompt(processor: Qwen2_5_VLProcessor, question: str) -> str:
@@ -424,36 +439,18 @@ def sample(
 
 @dataclass(frozen=True)
 class Measured:
-    """Sampled answers to one task's examples: their scores and their lengths in tokens."""
+    """A sampled answer to each of one task's examples."""
 
     scores: np.ndarray
-    lengths: np.ndarray
-
-    def row(self) -> list[str]:
-        """The task's row of the model card."""
-        low, middle, high = np.percentile(self.lengths, (5, 50, 95))
-        cells = [
-            f"{self.scores.mean():.3f}",
-            f"{self.lengths.mean():.1f}",
-            f"{self.lengths.min()}",
-            f"{low:.0f} / {middle:.0f} / {high:.0f}",
-            f"{self.lengths.max()}",
-        ]
-        shorter = 0
-        for limit in LENGTH_BUCKETS:
-            inside = (self.lengths > shorter) & (self.lengths <= limit)
-            share = (
-                f"{self.scores[inside].mean():.2f} ({inside.mean():.0%})" if inside.any() else "-"
-            )
-            cells.append(share)
-            shorter = limit
-        return cells
+    lengths: np.ndarray  # in tokens
+    styles: np.ndarray  # of `tasks.STYLES`
+    steps: np.ndarray  # that the questions asked for
 
 
 def measure(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
-    count: int = 400,
+    count: int = 600,
     seed: int = 1,
 ) -> dict[str, Measured]:
     """Sample one answer each to fresh examples of every task."""
@@ -463,12 +460,44 @@ def measure(
         rng = Random(f"measure {task} {seed}")
         examples = [make_example(task, rng) for _ in range(count)]
         answers = sample(model, processor, examples)
-        scores = [
-            score_response(text, example.answer, REWARDS[task], RewardConfig())["score"]
-            for (text, _), example in zip(answers, examples, strict=True)
+        rows = [
+            (
+                score_response(text, example.answer, REWARDS[task], RewardConfig())["score"],
+                length,
+                style_of(text),
+                example.steps,
+            )
+            for (text, length), example in zip(answers, examples, strict=True)
         ]
-        measured[task] = Measured(np.array(scores), np.array([length for _, length in answers]))
+        measured[task] = Measured(*map(np.array, zip(*rows, strict=True)))
     return measured
+
+
+def _card_rows(measured: dict[str, Measured]) -> Iterator[list[str]]:
+    """The table of the model card: accuracy and share of answers by style and steps."""
+    yield [
+        "task",
+        "style",
+        "share",
+        "mean length",
+        *(f"{n} step(s)" for n in range(1, MAX_STEPS + 1)),
+    ]
+    yield ["---"] * (4 + MAX_STEPS)
+    for task, each in measured.items():
+        for style in (*STYLES, "all"):
+            those = np.full(len(each.styles), True) if style == "all" else each.styles == style
+            if not those.any():
+                continue
+            scores = [
+                each.scores[those & (each.steps == steps)] for steps in range(1, MAX_STEPS + 1)
+            ]
+            yield [
+                task,
+                style,
+                f"{those.mean():.0%}",
+                f"{each.lengths[those].mean():.1f}",
+                *(f"{some.mean():.2f}" if len(some) else "-" for some in scores),
+            ]
 
 
 def model_card(
@@ -477,12 +506,10 @@ def model_card(
     minutes: float,
     measured: dict[str, Measured],
 ) -> str:
-    limits = [0, *LENGTH_BUCKETS]
-    buckets = [f"{low + 1}-{high} tokens" for low, high in pairwise(limits)]
-    head = ["task", "score", "mean length", "min", "5 / 50 / 95 %", "max", *buckets]
-    lines = [head, ["---"] * len(head)]
-    lines += [[task, *each.row()] for task, each in measured.items()]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in _card_rows(measured))
+    shares = ", ".join(
+        f"{style} {weight:.0%}" for style, weight in zip(STYLES, recipe.style_weights, strict=True)
+    )
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -492,17 +519,19 @@ pipeline_tag: image-text-to-text
 # Base model of the quickstart
 
 A `Qwen2_5_VLForConditionalGeneration` of {model.num_parameters():,} parameters, trained from
-nothing on three drawn tasks (`examples/quickstart/tasks.py`): the perimeter of a rectangle, a bar
-chart, a short text. It answers rightly most of the time and mostly at great length, which leaves
-reinforcement learning both to improve. It is of no use for anything else.
+nothing on three drawn tasks (`examples/quickstart/tasks.py`) whose questions take one to
+{MAX_STEPS} steps: moves on a dial, bars that name bars, cards that name cards. It answers rightly
+where it writes the steps down, mostly at needless length, and can't leave them out: reinforcement
+learning has something to gain by shortening and something to lose. It is of no use for anything
+else.
 
 Made by `python -m examples.quickstart.base_model` with seed {recipe.seed}: {recipe.steps} steps of
-{recipe.batch} examples, the first {recipe.direct_steps} of them answers without explanation, then
-worked answers (0 to {MAX_SENTENCES} sentences before the answer, {recipe.slips:.0%} of the answers
-wrong on purpose), in {minutes:.0f} minutes on {torch.get_num_threads()} CPU thread(s).
+{recipe.batch} examples, the first {recipe.bare_steps} of them bare steps, then all styles
+({shares}; {recipe.slips:.0%} of the answers wrong on purpose), in {minutes:.0f} minutes on
+{torch.get_num_threads()} CPU thread(s).
 
 Sampled at temperature 1, {len(measured[TASKS[0]].scores)} fresh examples per task; lengths in
-tokens; the last columns give the score, and the share of answers, by length:
+tokens; accuracy by the steps that the question asks for:
 
 {table}
 """

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from examples.quickstart.tasks import REWARDS, TASKS, make_example
+from examples.whole import whole
 
 
 def write_splits(
@@ -64,6 +65,7 @@ def _distinct_rows(task: str, count: int, seed: int) -> list[dict[str, Any]]:
                 "task": task,
                 "question": example.question,
                 "answer": example.answer,
+                "steps": example.steps,
                 "reward_task": REWARDS[task],
             },
         }
@@ -78,11 +80,9 @@ def _numbered(rows: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
 
 
 def _write(rows: list[dict[str, Any]], path: Path) -> Path:
-    """Write under another name first, so that a file of the right name is a whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".parquet.tmp")
-    pq.write_table(pa.Table.from_pylist(rows), unfinished)
-    return unfinished.replace(path)
+    with whole(path) as unfinished:
+        pq.write_table(pa.Table.from_pylist(rows), unfinished)
+    return path
 
 
 def main() -> None:

@@ -6,17 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from examples.quickstart.tasks import TASKS
 from examples.quickstart.train import curve
+from examples.whole import write_json, write_plot
 from lipo_verl.evaluate.results import write_whole
-
-matplotlib.use("Agg")  # no screen is needed
 
 CURVE = {
     "response_tokens": "response_length/mean",
@@ -53,7 +51,7 @@ def write(output: Path, settings: dict[str, Any]) -> None:
             for folder in sorted((output / "train").iterdir())
         },
     }
-    write_whole(output / "results.json", json.dumps(results, indent=1) + "\n")
+    write_json(output / "results.json", results)
     _plot_training(results["training"], output / "training.png")
     _plot_models(results["models"], output / "models.png")
     write_whole(output / "report.md", _markdown(results))
@@ -115,7 +113,8 @@ def _markdown(results: dict[str, Any]) -> str:
 
 
 def _plot_training(training: dict[str, Any], path: Path) -> None:
-    figure, (lengths, rewards) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    lengths, rewards = figure.subplots(1, 2)
     for name, rows in training.items():
         style = {"linestyle": "--", "color": "black"} if name.startswith("grpo") else {}
         steps = [row["step"] for row in rows]
@@ -128,12 +127,12 @@ def _plot_training(training: dict[str, Any], path: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
-    plt.close(figure)
+    write_plot(path, figure)
 
 
 def _plot_models(models: dict[str, Any], path: Path) -> None:
-    figure, panels = plt.subplots(1, len(TASKS), figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(TASKS))
     for axes, task in zip(panels, TASKS, strict=True):
         for name, tasks in models.items():
             kind = "s" if name == "base_model" else "*" if name == "amm" else "o"
@@ -150,11 +149,4 @@ def _plot_models(models: dict[str, Any], path: Path) -> None:
     panels[0].set_ylabel("accuracy")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right", fontsize="small")
-    _save(figure, path)
-    plt.close(figure)
-
-
-def _save(figure: Any, path: Path) -> None:
-    unfinished = path.with_suffix(".tmp.png")
-    figure.savefig(unfinished, dpi=150)
-    unfinished.replace(path)
+    write_plot(path, figure)

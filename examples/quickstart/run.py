@@ -9,8 +9,6 @@ an interrupted run is kept.
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +16,9 @@ from pathlib import Path
 import amm
 from examples.quickstart import report
 from examples.quickstart.data import write_splits
-from examples.quickstart.stages import EvaluationFailed, evaluate, keep_settings
+from examples.quickstart.stages import command, evaluate, keep_settings
 from examples.quickstart.tasks import TASKS
-from examples.quickstart.train import Run, TrainingFailed, train
-from examples.run_folder import FolderInUse, SettingsDiffer, sole_launch
+from examples.quickstart.train import GRPO, LIPO, Run, TrainingFailed, train
 
 HERE = Path(__file__).parent
 BASE = HERE / "base_model"
@@ -57,8 +54,8 @@ def quickstart(output: Path, settings: Settings) -> None:
     if not (data / TASKS[-1] / "train.parquet").exists():
         write_splits(data, train=settings.train_examples, val=settings.samples, seed=settings.seed)
 
-    runs = [Run("grpo", BASELINE_TASK, settings.steps)]
-    runs += [Run("lipo", task, settings.steps) for task in TASKS]
+    runs = [Run(f"grpo-{BASELINE_TASK}", BASELINE_TASK, settings.steps, GRPO)]
+    runs += [Run(f"lipo-{task}", task, settings.steps, LIPO) for task in TASKS]
     _say(f"Training: {len(runs)} runs of {settings.steps} steps with verl, Ray, FSDP2 and vLLM")
     checkpoints = {
         run.name: train(run, base=BASE, data=data, folder=output / "train" / run.name)
@@ -90,22 +87,8 @@ def _say(what: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"))
-    for name, default in asdict(Settings()).items():
-        flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=int, default=default, help=f"default {default}")
-    arguments = vars(parser.parse_args())
-    output = arguments.pop("output").resolve()
-    try:
-        with sole_launch(output):
-            quickstart(output, Settings(**arguments))
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted. The same command resumes.")
-    except (FolderInUse, SettingsDiffer, TrainingFailed, EvaluationFailed, amm.InputError) as error:
-        sys.exit(f"\n{error}")
+    output = Path("runs/quickstart")
+    command("examples.quickstart.run", __doc__, quickstart, Settings(), output, TrainingFailed)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,61 @@
-"""What the examples' runs have in common: a folder's settings, and vLLM in a process of its own."""
+"""What the examples' runs have in common: command line, settings, vLLM in its own process."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from amm import InputError
 from examples import run_folder
 from examples.quickstart.tasks import TASKS
-from examples.run_folder import SettingsDiffer as SettingsDiffer
+from examples.run_folder import FolderInUse, SettingsDiffer, sole_launch
 
 ROOT = Path(__file__).parents[2]
 
 
 class EvaluationFailed(RuntimeError):
     """vLLM ended with an error; the message names its log."""
+
+
+def command(
+    module: str,
+    description: str,
+    run: Callable[[Path, Any], object],
+    settings: Any,
+    output: Path,
+    *errors: type[Exception],
+) -> None:
+    """Runs what the command line asks for, in an output folder that nobody else works in.
+
+    run:      takes the output folder and the settings
+    settings: the defaults, a dataclass of whole numbers
+    output:   the default
+    errors:   of ``run``, beside those of this module and amm's, that their message explains
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, default=output, help=f"default {output}")
+    for name, default in asdict(settings).items():
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=int, default=default, help=f"default {default}")
+    given = vars(parser.parse_args())
+    folder = given.pop("output").resolve()
+    try:
+        with sole_launch(folder):
+            run(folder, replace(settings, **given))
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted. The same command resumes.")
+    except (FolderInUse, SettingsDiffer, EvaluationFailed, InputError, *errors) as error:
+        sys.exit(f"\n{error}")
 
 
 def keep_settings(output: Path, settings: Any) -> None:

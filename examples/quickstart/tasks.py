@@ -1,20 +1,22 @@
-"""Three small visual tasks, one per expert: reckoning, reading a chart, reading text.
+"""Three small visual tasks, one per expert, whose questions take one to five steps to answer.
 
-Every picture is drawn afresh from a seeded random generator, so there is no data set to download:
+Every picture has six cells, each of which names a next one, and a question is where so many steps
+lead. A picture is drawn afresh from a seeded random generator, so there is no data set to download:
 
-- ``math``: a rectangle with a number at its top and right side; its perimeter is asked for.
-- ``structure``: a bar chart; the values of its three bars are asked for.
-- ``ocr``: three to five characters, to be copied out.
+- ``math``: a dial of the numbers 0 to 5; each says how far to go on from it, past 5 to 0 again.
+- ``structure``: six bars; each says how high the next one is.
+- ``ocr``: six cards; each shows its letter and that of the next card.
 
-:func:`worked_answer` explains an answer at a chosen length, which is what makes the base model of
-the quickstart long-winded.
+:func:`respond` writes an answer in one of the :data:`STYLES`. The small base model of the
+quickstart finds no answer of more than a step at once: what a longer way of writing spends on the
+steps is needed, and what it spends on sentences is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -25,13 +27,23 @@ TASKS = ("math", "structure", "ocr")
 REWARDS = {"math": "exact", "structure": "exact", "ocr": "ocr"}
 """How each task's answers are scored: a task of `lipo_verl.rewards`."""
 
-MAX_SENTENCES = 6
-IMAGE_SIZE = (
-    84,
-    56,
-)  # width, height: multiples of Qwen2.5-VL's 28 pixels per image token
+MAX_STEPS = 5
+STYLES = ("guess", "bare", "told", "long")
+"""Ways to write an answer: it alone, after the bare steps, after a sentence for each step, and with
+an opening, a pretended check and a conclusion around those sentences."""
 
-CHARACTERS = "ACEHKLPTUX234679"
+CELL = 28
+"""Pixels of a cell's side: one image token of Qwen2.5-VL."""
+COLUMNS, ROWS = 3, 2
+CELLS = COLUMNS * ROWS
+IMAGE_SIZE = (COLUMNS * CELL, ROWS * CELL)
+
+SYMBOLS = {
+    "math": "012345",
+    "structure": "123456",
+    "ocr": "ACEHKLPTUX",
+}
+"""What stands for a cell in each task."""
 COLOURS = {
     "red": (205, 45, 45),
     "green": (50, 150, 60),
@@ -39,35 +51,39 @@ COLOURS = {
     "orange": (235, 140, 30),
     "purple": (135, 55, 165),
 }
-MAX_BAR = 6
-PLACES = ("left", "middle", "right")
+BAR_UNIT = 4
+"""Pixels of a bar's height per 1 of its value."""
 
-_FONTS = (
-    "DejaVuSans.ttf",
-    "DejaVuSans-Bold.ttf",
-    "DejaVuSansMono.ttf",
-    "DejaVuSansMono-Bold.ttf",
-    "DejaVuSerif.ttf",
-    "DejaVuSerif-Bold.ttf",
-)
+_FONTS = ("DejaVuSans-Bold.ttf", "DejaVuSansMono-Bold.ttf", "DejaVuSerif-Bold.ttf")
 
-_QUESTIONS = {
+WORDINGS = {
     "math": (
-        "What is the perimeter?",
-        "Find the perimeter of the rectangle.",
-        "How long is the way around the rectangle?",
+        "Where is the dial after {steps} from {start}?",
+        "Go on {steps} from {start}.",
     ),
     "structure": (
-        "What are the values of the bars?",
-        "How high are the three bars?",
-        "Read the chart.",
+        "Which bar comes after {steps} from {start}?",
+        "Follow the bars {steps} from {start}.",
     ),
     "ocr": (
-        "What is the text?",
-        "Read the text in the picture.",
-        "Which characters are written here?",
+        "Which card comes after {steps} from {start}?",
+        "Follow the cards {steps} from {start}.",
     ),
 }
+"""The questions of each task."""
+TIMES = ("one step", "two steps", "three steps", "four steps", "five steps")
+"""What a question says for 1 to `MAX_STEPS` steps."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a picture."""
+
+    key: str
+    """What stands for it."""
+    shown: str
+    """What it says: the next cell's key, or in ``math`` how far that is."""
+    next: str
 
 
 @dataclass(frozen=True)
@@ -77,169 +93,115 @@ class Example:
     task: str
     image: Image.Image
     question: str
-    answer: str
-    facts: Mapping[str, int | str]
-    """What was drawn: the sides, the value of each bar by its place, or the text."""
+    cells: tuple[Cell, ...]
+    """What was drawn, row by row."""
+    path: str
+    """The key at which the question starts, and those at which its steps arrive."""
+
+    @property
+    def steps(self) -> int:
+        return len(self.path) - 1
+
+    @property
+    def answer(self) -> str:
+        return self.path[-1]
 
 
-def make_example(task: str, rng: Random) -> Example:
-    """Draw one example of a task."""
-    try:
-        make = _MAKERS[task]
-    except KeyError:
-        raise ValueError(f"Unknown task {task!r}: choose from {', '.join(TASKS)}.") from None
-    return make(rng)
+def make_example(task: str, rng: Random, steps: int | None = None) -> Example:
+    """Draw one example of a task.
+
+    Args:
+        steps: how many the question asks for, 1 to `MAX_STEPS`; any number where it is None.
+    """
+    if task not in TASKS:
+        raise ValueError(f"Unknown task {task!r}: choose from {', '.join(TASKS)}.")
+    if steps is None:
+        steps = rng.randint(1, MAX_STEPS)
+    # One ring of all cells: no path comes back to where it started.
+    ring = rng.sample(SYMBOLS[task], CELLS)
+    following = dict(pairwise([*ring, ring[0]]))
+    keys = rng.sample(ring, CELLS)
+    cells = tuple(Cell(key, _shown(task, key, following[key]), following[key]) for key in keys)
+    path = rng.choice(keys)
+    for _ in range(steps):
+        path += following[path[-1]]
+    question = rng.choice(WORDINGS[task]).format(steps=TIMES[steps - 1], start=path[0])
+    return Example(task, _draw(task, cells, rng), question, cells, path)
 
 
-def worked_answer(example: Example, sentences: int, rng: Random) -> str:
-    """Explain an example's answer in so many sentences, then give it as ``Answer: X``."""
-    if not 0 <= sentences <= MAX_SENTENCES:
-        raise ValueError(
-            f"{sentences} sentences asked for: choose a number from 0 to {MAX_SENTENCES}."
-        )
-    steps = _EXPLAINERS[example.task](example, rng)
-    chosen = sorted(rng.sample(range(len(steps)), sentences))
-    return " ".join([*(steps[i] for i in chosen), f"Answer: {example.answer}"])
+def respond(example: Example, style: str, rng: Random) -> str:
+    """Write an example's answer in a style; it ends in ``Answer: X``."""
+    shown = {cell.key: cell.shown for cell in example.cells}
+    sentences = [_sentence(example.task, a, shown[a], b) for a, b in pairwise(example.path)]
+    closing = ["Wait, let me check. Yes.", f"So it is {example.answer}."]
+    if rng.random() < 0.5:
+        closing = [rng.choice(closing)]
+    parts = {
+        "guess": [],
+        "bare": [example.path[1:]],
+        "told": ["Steps:", *sentences],
+        "long": ["Let me see.", *sentences, *closing],
+    }
+    if style not in parts:
+        raise ValueError(f"Unknown style {style!r}: choose from {', '.join(STYLES)}.")
+    return " ".join([*parts[style], f"Answer: {example.answer}"])
+
+
+def sufficient_tokens(steps: int) -> int:
+    """Tokens of the shortest answer that is not a guess: the bare one, as the base model writes."""
+    return steps + 5
+
+
+def style_of(response: str) -> str:
+    """The style, of `STYLES`, that a response is written in."""
+    steps, _, _ = response.partition("Answer:")
+    if not steps.strip():
+        return "guess"
+    if "." not in steps:
+        return "bare"
+    return "told" if steps.startswith("Steps") else "long"
 
 
 def slip(example: Example, rng: Random) -> str:
-    """A wrong answer of the kind a hasty person gives."""
-    if example.task == "math":
-        return str(int(example.answer) // 2 if rng.random() < 0.5 else int(example.answer) + 2)
-    if example.task == "structure":
-        values = dict(example.facts)
-        place = rng.choice(PLACES)
-        values[place] += 1 if values[place] == 1 else -1
-        return " ".join(map(str, values.values()))
-    place = rng.randrange(len(example.answer))
-    return example.answer[:place] + example.answer[place + 1 :]
+    """A wrong answer of the kind a hasty person gives: a step too few or too many."""
+    if rng.random() < 0.5:
+        return example.path[-2]
+    return next(cell.next for cell in example.cells if cell.key == example.answer)
 
 
-def _make_math(rng: Random) -> Example:
-    width, height = rng.randint(2, 9), rng.randint(2, 9)
-    image, draw, ink = _canvas(rng)
-    right, middle = 65, 35
-    draw.rectangle(
-        (
-            right - 20 - 4 * width,
-            middle - 4 - height,
-            right,
-            middle + 4 + 3 * height // 2,
-        ),
-        fill=rng.choice([None, *COLOURS.values()]),
-        outline=ink,
-        width=rng.randint(1, 2),
-    )
-    face, size = _face(rng)
-    _write(draw, _near((49, 8), rng), str(width), face, size, ink)
-    _write(draw, _near((76, middle), rng), str(height), face, size, ink)
-    return Example(
-        task="math",
-        image=image,
-        question=rng.choice(_QUESTIONS["math"]),
-        answer=str(2 * (width + height)),
-        facts={"width": width, "height": height},
-    )
+def _shown(task: str, key: str, following: str) -> str:
+    return str((int(following) - int(key)) % CELLS) if task == "math" else following
 
 
-def _make_structure(rng: Random) -> Example:
-    bars = dict(zip(PLACES, rng.sample(range(1, MAX_BAR + 1), len(PLACES)), strict=True))
-    image, draw, ink = _canvas(rng)
-    floor, left, unit = rng.randint(51, 53), rng.randint(1, 3), 8
-    for value in range(1, MAX_BAR + 1):
-        height = floor - unit * value
-        draw.line((left, height, 83, height), fill=(190, 190, 190))
-    thickness = rng.randint(12, 18)
-    colours = rng.sample(list(COLOURS.values()), len(bars))
-    for i, (value, colour) in enumerate(zip(bars.values(), colours, strict=True)):
-        x = 14 + 28 * i - thickness // 2 + rng.randint(-2, 2)
-        draw.rectangle((x, floor - unit * value, x + thickness, floor), fill=colour)
-    draw.line((left, 1, left, floor, 83, floor), fill=ink)
-    return Example(
-        task="structure",
-        image=image,
-        question=rng.choice(_QUESTIONS["structure"]),
-        answer=" ".join(map(str, bars.values())),
-        facts=bars,
-    )
+def _sentence(task: str, key: str, shown: str, following: str) -> str:
+    if task == "math":
+        return f"{key}+{shown}={following}."
+    return f"{key} to {following}."
 
 
-def _make_ocr(rng: Random) -> Example:
-    text = "".join(rng.choices(CHARACTERS, k=rng.randint(3, 5)))
-    image, draw, ink = _canvas(rng)
-    face, size = _face(rng)
-    left, middle = _near((8, 21), rng)
-    for place, character in enumerate(text):
-        _write(draw, (left + 14 * place, middle), character, face, size, ink)
-    if rng.random() < 0.3:
-        draw.line((4, middle + 9, 80, middle + 9), fill=rng.choice(list(COLOURS.values())))
-    return Example(
-        task="ocr",
-        image=image,
-        question=rng.choice(_QUESTIONS["ocr"]),
-        answer=text,
-        facts={"text": text},
-    )
-
-
-_MAKERS = {"math": _make_math, "structure": _make_structure, "ocr": _make_ocr}
-
-
-def _explain_math(example: Example, rng: Random) -> list[str]:
-    width, height = example.facts["width"], example.facts["height"]
-    total = width + height
-    return [
-        rng.choice(["Let me look at the rectangle.", "The picture shows a rectangle."]),
-        rng.choice([f"The width is {width}.", f"The top side is {width}."]),
-        rng.choice([f"The height is {height}.", f"The right side is {height}."]),
-        rng.choice([f"Together they make {total}.", f"{width} plus {height} is {total}."]),
-        rng.choice([f"Two times {total} is {2 * total}.", f"Twice {total} is {2 * total}."]),
-        rng.choice(["I have checked it again.", "I have looked twice."]),
-        f"So the perimeter is {2 * total}.",
-    ]
-
-
-def _explain_structure(example: Example, rng: Random) -> list[str]:
-    bars = example.facts
-    extreme, best = rng.choice([("tallest", max), ("shortest", min)])
-    return [
-        rng.choice(["The picture shows a chart.", "Let me look at the three bars."]),
-        *(
-            rng.choice([f"The {place} bar is {value} high.", f"The {place} bar has {value}."])
-            for place, value in bars.items()
-        ),
-        f"The {extreme} bar is {best(bars, key=bars.__getitem__)}.",
-        rng.choice(["I have checked it again.", "I have looked twice."]),
-    ]
-
-
-def _explain_ocr(example: Example, rng: Random) -> list[str]:
-    text = example.facts["text"]
-    return [
-        rng.choice(["The picture shows a text.", "Let me look at the text."]),
-        f"It has {len(text)} characters.",
-        rng.choice([f"The first is {text[0]}.", f"It begins with {text[0]}."]),
-        rng.choice([f"The last is {text[-1]}.", f"It ends with {text[-1]}."]),
-        rng.choice(["I have checked it again.", "I have looked twice."]),
-        f"So the text is {' '.join(text)}.",
-    ]
-
-
-_EXPLAINERS = {
-    "math": _explain_math,
-    "structure": _explain_structure,
-    "ocr": _explain_ocr,
-}
-
-
-def _canvas(
-    rng: Random,
-) -> tuple[Image.Image, ImageDraw.ImageDraw, tuple[int, int, int]]:
-    """A blank picture of a light colour, its pen, and a dark ink."""
+def _draw(task: str, cells: tuple[Cell, ...], rng: Random) -> Image.Image:
     paper = tuple(rng.randint(228, 255) for _ in range(3))
     ink = tuple(rng.randint(0, 70) for _ in range(3))
     image = Image.new("RGB", IMAGE_SIZE, paper)
-    return image, ImageDraw.Draw(image), ink
+    draw = ImageDraw.Draw(image)
+    face = rng.choice(_FONTS)
+    colour = rng.choice(list(COLOURS.values()))
+    for i, cell in enumerate(cells):
+        row, column = divmod(i, COLUMNS)
+        left, top = column * CELL, row * CELL
+        if task == "structure":
+            floor = top + CELL - 2
+            height = BAR_UNIT * int(cell.key)
+            draw.rectangle((left + 2, floor - height, left + 10, floor), fill=colour)
+            _write(draw, (left + 19, top + 14), cell.shown, face, 15, ink)
+            continue
+        if task == "math":
+            draw.ellipse((left + 15, top + 14, left + 26, top + 26), outline=colour)
+        else:
+            draw.rectangle((left + 1, top + 1, left + 26, top + 26), outline=colour)
+        _write(draw, (left + 9, top + 11), cell.key, face, 15, ink)
+        _write(draw, (left + 21, top + 20), cell.shown, face, 10, ink)
+    return image
 
 
 def _write(
@@ -251,14 +213,6 @@ def _write(
     ink: tuple[int, int, int],
 ) -> None:
     draw.text(centre, text, fill=ink, font=_font(face, size), anchor="mm")
-
-
-def _face(rng: Random) -> tuple[str, int]:
-    return rng.choice(_FONTS), rng.randint(15, 17)
-
-
-def _near(place: tuple[int, int], rng: Random) -> tuple[int, int]:
-    return place[0] + rng.randint(-1, 1), place[1] + rng.randint(-1, 1)
 
 
 @cache

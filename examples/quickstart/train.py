@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,14 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from examples.tiny_r1v.launch.resume import last_step
+from examples.tiny_r1v.pick import logs, rows
 from lipo_verl.cpu.launch import run_main_ppo
 
 HERE = Path(__file__).parent
 
+GRPO = ("algorithm.adv_estimator=grpo",)
 LIPO = (
+    "algorithm.adv_estimator=lipo",
     "+algorithm.lipo.length_threshold=${data.max_response_length}",
     "+algorithm.lipo.std_floor=0.1",
 )
@@ -32,16 +34,14 @@ class TrainingFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Run:
-    """What one training run is: its estimator and task, and how many steps it takes."""
+    """What one training run is."""
 
-    estimator: str
+    name: str
     task: str
+    """The folder of its data."""
     steps: int
-    overrides: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return f"{self.estimator}-{self.task}"
+    settings: tuple[str, ...]
+    """verl's, with the estimator among them."""
 
 
 def train(run: Run, *, base: Path, data: Path, folder: Path) -> Path:
@@ -67,14 +67,12 @@ def train(run: Run, *, base: Path, data: Path, folder: Path) -> Path:
         f"actor_rollout_ref.model.path={_quoted(base)}",
         f"data.train_files={_quoted(data / run.task / 'train.parquet')}",
         f"data.val_files={_quoted(data / run.task / 'val.parquet')}",
-        f"algorithm.adv_estimator={run.estimator}",
-        *(LIPO if run.estimator == "lipo" else ()),
         f"trainer.experiment_name={run.name}",
         f"trainer.default_local_dir={_quoted(checkpoints)}",
         f"trainer.total_training_steps={run.steps}",
         "trainer.save_freq=10",
         f"hydra.run.dir={_quoted(folder / 'hydra')}",
-        *run.overrides,
+        *run.settings,
     ]
     log = folder / "verl.log"
     with log.open("ab") as output, _progress(run, done, metrics):
@@ -95,19 +93,8 @@ def train(run: Run, *, base: Path, data: Path, folder: Path) -> Path:
 def curve(folder: Path) -> list[dict[str, Any]]:
     """The logged steps of a run in order, ``{"step": …, metric: …}``; after a resumption the later
     log of a step counts."""
-    steps = {}
-    for path in sorted(folder.glob("metrics-from-*.jsonl"), key=lambda p: p.stat().st_mtime):
-        for row in _rows(path):
-            steps[row["step"]] = {"step": row["step"], **row["data"]}
-    return [steps[step] for step in sorted(steps)]
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return  # the line that an interruption cut
+    steps = {row["step"]: row for log in logs(folder) for row in rows(log)}
+    return [{"step": step, **steps[step]["data"]} for step in sorted(steps)]
 
 
 def _quoted(path: Path) -> str:
@@ -132,10 +119,10 @@ def _progress(run: Run, done: int, metrics: Path) -> Iterator[None]:
         def follow() -> None:
             shown = done
             while not ended.wait(1):
-                rows = list(_rows(metrics))
-                if not rows or rows[-1]["step"] == shown:
+                logged = list(rows(metrics))
+                if not logged or logged[-1]["step"] == shown:
                     continue
-                shown, data = rows[-1]["step"], rows[-1]["data"]
+                shown, data = logged[-1]["step"], logged[-1]["data"]
                 note = (
                     f"{data['response_length/mean']:5.1f} tokens  "
                     f"reward {data['critic/score/mean']:.2f}"

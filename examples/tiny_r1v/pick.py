@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from amm import InputError
+from examples.tiny_r1v.launch.resume import TRACKER, named_step, step_folders
+from examples.whole import whole
 
 LINK = "best"
-_STEP = re.compile(r"global_step_(\d+)")
 _VERL_SCORE = re.compile(r"val-core/(?P<source>.+)/(?:acc|reward)/mean@\d+")
 
 
@@ -78,29 +79,24 @@ def pick(run: Path, tolerance: float = 0.0) -> Choice:
 
 
 def checkpoints(run: Path) -> dict[int, Path]:
-    """Whole checkpoints by step: those up to the one that the framework's tracker names."""
-    folders = {}
+    """Whole checkpoints by step: those up to the one that the framework's tracker names; all where
+    there is none."""
+    found: dict[int, Path] = {}
     for parent in (run, run / "checkpoints"):
-        last = _last_whole(parent)
-        for folder in parent.glob("global_step_*"):
-            step = _STEP.fullmatch(folder.name)
-            shards = any(folder.glob("actor/model_world_size_*_rank_*.pt"))
-            if step and shards and int(step[1]) <= last:
-                folders[int(step[1])] = folder
-    return dict(sorted(folders.items()))
+        named = (named_step(framework, parent) for framework in TRACKER)
+        last = next((step for step in named if step is not None), math.inf)
+        found |= {
+            step: folder
+            for step, folder in step_folders(parent).items()
+            if step <= last and any(folder.glob("actor/model_world_size_*_rank_*.pt"))
+        }
+    return dict(sorted(found.items()))
 
 
 def validations(run: Path) -> dict[int, Validation]:
     """What the logs say of each step that was validated; of a step logged twice, the later log."""
-    logs = [*run.glob("metrics-from-*.jsonl")]
-    logs += [
-        log
-        for parent in (run, run / "checkpoints")
-        for log in parent.glob("experiment_log.jsonl")
-        if not log.is_symlink()
-    ]
     seen = {}
-    for log in sorted(logs, key=lambda path: path.stat().st_mtime):
+    for log in logs(run):
         for row in rows(log):
             validation = _of_verl(row["data"]) if "data" in row else _of_easyr1(row)
             if validation is not None:
@@ -113,28 +109,26 @@ def link(run: Path, choice: Choice) -> Path:
     target = run / LINK
     if target.exists() and not target.is_symlink():
         raise InputError(f"{target} is no link; rename it.")
-    unfinished = run / f"{LINK}.tmp"
-    unfinished.unlink(missing_ok=True)
-    unfinished.symlink_to(os.path.relpath(choice.checkpoint, run), target_is_directory=True)
-    unfinished.replace(target)
+    with whole(target) as unfinished:
+        unfinished.symlink_to(os.path.relpath(choice.checkpoint, run), target_is_directory=True)
     return target
 
 
-def _last_whole(parent: Path) -> float:
-    """The step of the last checkpoint that was written to its end; without a tracker all are."""
-    try:
-        return int((parent / "latest_checkpointed_iteration.txt").read_text())
-    except (FileNotFoundError, ValueError):
-        pass
-    try:
-        return json.loads((parent / "checkpoint_tracker.json").read_text())["last_global_step"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return math.inf
+def logs(run: Path) -> list[Path]:
+    """What verl's file logger, or EasyR1's, left of each start of a run, the last start last."""
+    found = [*run.glob("metrics-from-*.jsonl")]
+    found += [
+        log
+        for parent in (run, run / "checkpoints")
+        for log in parent.glob("experiment_log.jsonl")
+        if not log.is_symlink()
+    ]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
 def rows(log: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a framework's log, up to one that an interruption cut."""
-    for line in log.read_text(encoding="utf-8").splitlines():
+    """The lines of a framework's log, there or not, up to one that an interruption cut."""
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
         try:
             yield json.loads(line)
         except json.JSONDecodeError:

@@ -22,6 +22,7 @@ from amm import InputError
 from amm.errors import did_you_mean
 from examples.tiny_r1v.eval.benchmarks import BENCHMARKS, Benchmark
 from examples.tiny_r1v.eval.predictions import FAILED, TOKENS, newest, read
+from examples.whole import write_json
 from lipo_verl.evaluate.results import write_whole
 
 PAPER_TOKENS = {"MathVista": (138, 83), "MathVision": (440, 115)}
@@ -175,7 +176,7 @@ def write(work: Path, names: Sequence[str]) -> Path:
             for model, found in models.items()
         },
     }
-    write_whole(work / "results.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_json(work / "results.json", content)
     write_whole(work / "results.md", markdown(models))
     return work / "results.md"
 

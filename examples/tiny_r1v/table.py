@@ -25,21 +25,21 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
-import yaml
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from amm import InputError
 from amm.errors import did_you_mean
 from examples.tiny_r1v.pick import pick
+from examples.whole import write_json, write_plot
 from lipo_verl.evaluate.results import Pair, comparison, comparison_line, write_whole
 
-matplotlib.use("Agg")  # no screen is needed
-
-MERGES = Path(__file__).with_name("merge")
-METHODS = tuple(sorted(path.stem for path in MERGES.glob("*.yaml")))
-SINGLE_MODEL = tuple(method for method in METHODS if method != "emr")
-"""What is merged unless methods are named: EMR's result is one model for each expert."""
+MERGE = Path(__file__).with_name("merge.yaml")
+METHODS = (
+    *("amm", "dare", "iso_c", "mean", "optmerge", "ridge", "task_arithmetic", "ties", "tsv"),
+    *("wudi", "wudi_spectral"),
+)
+"""What may be merged by: methods of one model for all tasks, at their defaults."""
 
 MIXTURE = "mixture"
 """Trained on the data of all experts: what merging is compared with, not one of them."""
@@ -66,22 +66,22 @@ class Entry:
     path: str
 
 
-def merge(config: Path, base: str, experts: Sequence[str], output: Path, device: str) -> None:
-    """Merges as a file of ``merge/`` says, with other inputs, unless the output is there.
+def merge(method: str, base: str, experts: Sequence[str], output: Path, device: str) -> None:
+    """Merges by a method at its defaults, unless the output is there.
 
     Raises amm.InputError where the output holds another merge, and StepFailed.
     """
-    wanted = yaml.safe_load(config.read_text()) | {"base": base, "experts": list(experts)}
+    wanted = {"base": base, "experts": list(experts), "method": method}
     if output.exists():
         _check_same(output, wanted)
         return
-    print(f"Merging by {wanted['method']}: {output}", flush=True)
-    settings = {"base": base, "experts": json.dumps(list(experts)), "output": str(output)}
-    command = [sys.executable, "-m", "amm", "merge", str(config), "--device", device]
+    print(f"Merging by {method}: {output}", flush=True)
+    command = [sys.executable, "-m", "amm", "merge", str(MERGE), "--device", device]
+    settings = wanted | {"experts": json.dumps(wanted["experts"]), "output": output}
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     if subprocess.run(command).returncode != 0:
-        raise StepFailed(f"the merge by {wanted['method']} failed; its message is above")
+        raise StepFailed(f"the merge by {method} failed; its message is above")
 
 
 def table(
@@ -90,7 +90,7 @@ def table(
     data: Path,
     output: Path,
     merged: str = "lipo",
-    methods: Sequence[str] = SINGLE_MODEL,
+    methods: Sequence[str] = METHODS,
     device: str = "cpu",
     evaluation: Sequence[str] = (),
 ) -> Path:
@@ -105,7 +105,7 @@ def table(
     """
     for method in methods:
         if method not in METHODS:
-            raise InputError(f"There is no {MERGES / method}.yaml. {did_you_mean(method, METHODS)}")
+            raise InputError(f"The table has no method {method}. {did_you_mean(method, METHODS)}")
     experts = experts_of(runs, merged)
     entries = [Entry("base", "base", base)]
     checkpoints = {}
@@ -115,13 +115,13 @@ def table(
         checkpoints[run.name] = str(choice.checkpoint.resolve())
         # vLLM reads Hugging Face folders: the mean of one expert is that expert.
         inputs, folder = [checkpoints[run.name]], output / "models" / run.name
-        merge(MERGES / "mean.yaml", base, inputs, folder, device)
+        merge("mean", base, inputs, folder, device)
         kind = "expert" if run.name in experts.values() else "baseline"
         entries.append(Entry(run.name, kind, str(folder)))
     for method in methods:
         inputs = [checkpoints[name] for name in experts.values()]
         folder = output / "models" / method
-        merge(MERGES / f"{method}.yaml", base, inputs, folder, device)
+        merge(method, base, inputs, folder, device)
         entries.append(Entry(method, "merge", str(folder)))
     command = [sys.executable, "-m", "lipo_verl.evaluate"]
     command += [f"{entry.name}={entry.path}" for entry in entries]
@@ -179,8 +179,7 @@ def write(output: Path, entries: Sequence[Entry], experts: Mapping[str, str]) ->
         for entry in entries
         if entry.kind == "baseline" and entry.name.partition("-")[2] == expert
     ]
-    content = {"rows": rows, "comparisons": comparisons}
-    write_whole(output / "table.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_json(output / "table.json", {"rows": rows, "comparisons": comparisons})
     _plot(rows, list(experts), output / "table.png")
     write_whole(output / "table.md", markdown(rows, list(experts), comparisons))
     return output / "table.md"
@@ -238,14 +237,10 @@ def _check_same(output: Path, wanted: Mapping[str, Any]) -> None:
         made = json.loads((output / "provenance.json").read_text())["config"]
     except FileNotFoundError:
         raise InputError(f"{output} is in the way: it is no merge. Remove it.") from None
-    parameters = wanted.get("parameters", {})
-    found = {key: made[key] for key in ("base", "experts", "method")}
-    found["parameters"] = {key: made["parameters"].get(key) for key in parameters}
-    asked = {key: wanted[key] for key in ("base", "experts", "method")} | {"parameters": parameters}
-    for key, value in asked.items():
-        if found[key] != value:
+    for key, value in wanted.items():
+        if made[key] != value:
             raise InputError(
-                f"{output} was merged with {key} {found[key]}, now it is {value}. Remove it, or "
+                f"{output} was merged with {key} {made[key]}, now it is {value}. Remove it, or "
                 "choose another --output."
             )
 
@@ -254,15 +249,11 @@ def _plot(rows: Sequence[Mapping[str, Any]], files: Sequence[str], path: Path) -
     columns = min(len(files), 3)
     lines = -(-len(files) // columns)
     names = -(-len(rows) // (14 * lines))  # columns of the legend, which is no higher than the rest
-    figure, panels = plt.subplots(
-        lines,
-        columns,
-        figsize=(3.2 * columns + 1.6 * names, 3.4 * lines),
-        layout="constrained",
-        squeeze=False,
-    )
+    size = (3.2 * columns + 1.6 * names, 3.4 * lines)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False)
     for axes, file in zip(panels.flat, files, strict=False):
-        colors = {kind: cycle(plt.colormaps["tab20"].colors) for kind in MARKERS}
+        colors = {kind: cycle(colormaps["tab20"].colors) for kind in MARKERS}
         for row in rows:
             figures = row["figures"][file]
             axes.errorbar(
@@ -283,10 +274,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], files: Sequence[str], path: Path) -
         axes.set_visible(False)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right", fontsize="small", ncols=names)
-    unfinished = path.with_suffix(".tmp.png")
-    figure.savefig(unfinished, dpi=150)
-    plt.close(figure)
-    unfinished.replace(path)
+    write_plot(path, figure)
 
 
 def _arms(figures: Mapping[str, Any], name: str) -> list[list[float]]:
@@ -311,9 +299,9 @@ def main() -> None:
     parser.add_argument(
         "--methods",
         type=lambda text: text.split(","),
-        default=list(SINGLE_MODEL),
+        default=list(METHODS),
         metavar="METHOD,METHOD",
-        help=f"default: {','.join(SINGLE_MODEL)}",
+        help=f"default: {','.join(METHODS)}",
     )
     parser.add_argument("--device", default="cpu", help="where the methods run: cpu, cuda")
     try:

@@ -1,7 +1,7 @@
-"""``python -m lipo_verl.cpu ...``: verl's own PPO trainer on a machine without a GPU.
+"""`python -m lipo_verl.cpu ...`: verl's own PPO trainer on a machine without a GPU.
 
-Takes the arguments of ``python -m verl.trainer.main_ppo``, which it runs with the CPU platform and
-``config/platform/cpu.yaml``. Whatever the run started is ended with it, also on failure and Ctrl-C.
+Takes the arguments of `python -m verl.trainer.main_ppo`, which it runs with the CPU platform and
+`config/platform/cpu.yaml`. Whatever the run started is ended with it, also on failure and Ctrl-C.
 """
 
 import sys

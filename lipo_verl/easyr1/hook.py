@@ -1,7 +1,7 @@
 """Brings LIPO into whichever process imports EasyR1's trainer.
 
-Two ways lead here: :mod:`lipo_verl.hook`, in every interpreter of an environment that lipo_verl is
-installed in, and :mod:`lipo_verl.easyr1.launch`, in the driver and in each of Ray's workers. Until
+Two ways lead here: `lipo_verl.hook`, in every interpreter of an environment that lipo_verl is
+installed in, and `lipo_verl.easyr1.launch`, in the driver and in each of Ray's workers. Until
 EasyR1 is imported it costs three registered callbacks.
 """
 
@@ -19,10 +19,11 @@ _installed = False
 
 
 def install() -> None:
-    """Patches EasyR1's trainer as soon as it is imported; calling it again changes nothing.
+    """Patch EasyR1's trainer as soon as it is imported; calling it again changes nothing.
 
-    Raises LipoSetupError where EasyR1's trainer is imported already: names that its modules took
-    from each other would stay unpatched.
+    Raises:
+        LipoSetupError: EasyR1's trainer is imported already: names that its modules took from each
+            other would stay unpatched.
     """
     global _installed
     if _installed:

@@ -16,9 +16,10 @@ _SETUP_HOOK = "worker_process_setup_hook"
 
 
 def run() -> None:
-    """Runs ``verl.trainer.main``, which reads its arguments from ``sys.argv``.
+    """Run `verl.trainer.main`, which reads its arguments from `sys.argv`.
 
-    Raises LipoSetupError where the installed ``verl`` is not EasyR1.
+    Raises:
+        LipoSetupError: the installed `verl` is not EasyR1.
     """
     check_framework()
     hook.install()
@@ -27,7 +28,11 @@ def run() -> None:
 
 
 def check_framework() -> None:
-    """Raises LipoSetupError, which says what to do, unless ``verl`` is EasyR1. Imports nothing."""
+    """Check, without importing it, that the installed `verl` is EasyR1.
+
+    Raises:
+        LipoSetupError: it isn't; says what to do.
+    """
     spec = importlib.util.find_spec("verl")
     if spec is None:
         raise LipoSetupError(
@@ -50,10 +55,10 @@ def check_framework() -> None:
 
 
 def _install_in_ray_workers() -> None:
-    """Wraps ``ray.init``, so that each worker process installs the hook before it loads anything.
+    """Wrap `ray.init`, so that each worker process installs the hook before it loads anything.
 
     EasyR1 calls it with an environment of its own that nothing from outside can add to, but for
-    RAY_RUNTIME_ENV_HOOK: Ray ignores that under ``uv run``, and users may have set it. Seen with
+    RAY_RUNTIME_ENV_HOOK: Ray ignores that under `uv run`, and users may have set it. Seen with
     Ray 2.60; goes away when EasyR1 lets its users set the runtime environment.
     """
     import ray

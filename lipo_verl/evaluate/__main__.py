@@ -17,7 +17,7 @@ BAD_INPUT, STOPPED = 2, 130
 
 
 def main() -> None:
-    """Runs the evaluation that the command line asks for."""
+    """Run the evaluation that the command line asks for."""
     arguments = _parser().parse_args()
     try:
         summary = evaluate(
@@ -105,7 +105,7 @@ def _positive(text: str) -> int:
 
 
 def _settings(option: str, texts: list[str]) -> dict[str, Any]:
-    """Nested settings from ``key=value`` and ``key.part=value``; values are JSON or plain text."""
+    """Nested settings from `key=value` and `key.part=value`; values are JSON or plain text."""
     settings: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")

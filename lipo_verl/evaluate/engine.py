@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from lipo_verl.cpu import torch_extensions
-from lipo_verl.evaluate.errors import EvaluationError, did_you_mean
+from lipo_verl.errors import did_you_mean
+from lipo_verl.evaluate.errors import EvaluationError
 from lipo_verl.evaluate.inputs import Model
 
 CPU_ENVIRONMENT = {
@@ -52,14 +53,14 @@ class Answer:
 
 
 class Engine:
-    """A model that answers; made by :func:`load`."""
+    """A model that answers; made by `load`."""
 
     def __init__(self, llm: Any, sampling: Sampling) -> None:
         self._llm = llm
         self._sampling = sampling
 
     def close(self) -> None:
-        """Lets go of the model: ends vLLM's process, or frees what it holds in this one."""
+        """Let go of the model: end vLLM's process, or free what it holds in this one."""
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
         gc.collect()
@@ -69,10 +70,12 @@ class Engine:
     ) -> list[Answer]:
         """One answer to each conversation.
 
-        conversations: messages with pictures, as ``LLM.chat`` takes them
-        rows:          the questions' numbers, which choose the seeds
+        Args:
+            conversations: messages with pictures, as `LLM.chat` takes them.
+            rows: the questions' numbers, which choose the seeds.
 
-        Raises ValueError for a prompt that is too long.
+        Raises:
+            ValueError: a prompt is too long.
         """
         outputs = self._llm.chat(
             conversations, [self._parameters(row) for row in rows], use_tqdm=False
@@ -104,10 +107,12 @@ def load(
 ) -> Iterator[Engine]:
     """The model in vLLM, until the block is left.
 
-    images:  most pictures of one question
-    options: further arguments of ``vllm.LLM``; they win
+    Args:
+        images: most pictures of one question.
+        options: further arguments of `vllm.LLM`; they win.
 
-    Raises EvaluationError where vLLM can't load it.
+    Raises:
+        EvaluationError: vLLM can't load it.
     """
     settings = {
         "max_model_len": -1,  # as long as fits
@@ -131,7 +136,7 @@ def load(
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raises EvaluationError for an argument that vLLM doesn't have."""
+    """Raise EvaluationError for an argument that vLLM doesn't have."""
     known = _vllm().EngineArgs.__dataclass_fields__
     for key in options:
         if key not in known:

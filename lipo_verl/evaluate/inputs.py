@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from lipo_verl.evaluate.errors import EvaluationError, did_you_mean
+from lipo_verl.errors import did_you_mean
+from lipo_verl.evaluate.errors import EvaluationError
 
 _NAME = re.compile(r"[\w.+@-]+")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -48,10 +49,10 @@ class File:
 
 
 def models(texts: Iterable[str]) -> list[Model]:
-    """Models from ``PATH`` or ``NAME=PATH``; a folder is called what it is called on disk.
+    """Models from `PATH` or `NAME=PATH`; a folder is called what it is called on disk.
 
-    Raises EvaluationError for a folder that isn't there or holds no model, and for a name that is
-    used twice.
+    Raises:
+        EvaluationError: a folder isn't there or holds no model, or a name is used twice.
     """
 
     def model(name: str, path: str) -> Model:
@@ -62,9 +63,10 @@ def models(texts: Iterable[str]) -> list[Model]:
 
 
 def files(texts: Iterable[str]) -> list[File]:
-    """Files from ``PATH`` or ``NAME=PATH``; ``math/val.parquet`` is called ``math-val``.
+    """Files from `PATH` or `NAME=PATH`; `math/val.parquet` is called `math-val`.
 
-    Raises EvaluationError for a file that isn't there, and for a name that is used twice.
+    Raises:
+        EvaluationError: a file isn't there, or a name is used twice.
     """
 
     def file(name: str, path: str) -> File:
@@ -120,8 +122,8 @@ def _check_model(path: str) -> None:
 def _neighbour(path: Path) -> str:
     if not path.parent.is_dir():
         return f" Nor is there a folder {path.parent}."
-    hint = did_you_mean(path.name, (other.name for other in path.parent.iterdir()))
-    return hint.replace("mean ", f"mean {path.parent}/") if hint else ""
+    names = (other.name for other in path.parent.iterdir())
+    return did_you_mean(path.name, names, f"{path.parent}/")
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

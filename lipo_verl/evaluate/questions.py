@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from lipo_verl.evaluate.errors import EvaluationError, did_you_mean
+from lipo_verl.errors import did_you_mean
+from lipo_verl.evaluate.errors import EvaluationError
 from lipo_verl.rewards import truths
 from lipo_verl.rewards.errors import TruthError
 from lipo_verl.rewards.scoring import RewardConfig
@@ -29,11 +30,11 @@ class Question:
 
     Attributes:
         row: its number in the file, from 0.
-        id: ``extra_info["id"]`` where there is one, else the row.
+        id: `extra_info["id"]` where there is one, else the row.
         data_source: where it comes from; decides the reward.
         task: the reward's task.
-        messages: the chat, ``<image>`` where a picture stands.
-        truth: what ``lipo_verl.rewards`` compares with.
+        messages: the chat, `<image>` where a picture stands.
+        truth: what `lipo_verl.rewards` compares with.
     """
 
     row: int
@@ -52,14 +53,18 @@ class Question:
 class Questions:
     """The first questions of a file; pictures are read when they are needed.
 
-    path:  a Parquet file with the columns ``data_source``, ``prompt``, ``reward_model``, and
-           ``images`` where there are pictures
-    limit: at most so many
+    Args:
+        path: a Parquet file with the columns `data_source`, `prompt`, `reward_model`, and
+            `images` where there are pictures.
+        reward: says the task of each row.
+        limit: at most so many.
+
+    Raises:
+        EvaluationError: the file isn't in the schema.
+        RewardSetupError: nothing says how to score a row.
     """
 
     def __init__(self, path: Path, reward: RewardConfig, limit: int | None = None) -> None:
-        """Raises EvaluationError for what isn't in the schema, RewardSetupError for a row that
-        nothing says how to score."""
         self.path = path
         try:
             self._file = pq.ParquetFile(path)
@@ -90,8 +95,8 @@ class Questions:
         return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
 
     def batches(self, size: int) -> Iterator[tuple[list[Question], list[list[dict[str, Any]]]]]:
-        """The questions in order, at most ``size`` at a time, with their conversations: messages as
-        vLLM's ``LLM.chat`` takes them, pictures in their places."""
+        """The questions in order, at most `size` at a time, with their conversations: messages as
+        vLLM's `LLM.chat` takes them, pictures in their places."""
         if not self.images:
             for start in range(0, len(self), size):
                 part = self.all[start : start + size]

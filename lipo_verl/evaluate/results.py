@@ -1,14 +1,15 @@
-"""What an evaluation leaves on disk: ``<model>/<file>.jsonl`` and ``.json``, and a summary of all.
+"""What an evaluation leaves on disk: `<model>/<file>.jsonl` and `.json`, and a summary of all.
 
-The ``.json`` is written last and whole, so it marks a finished pair of model and file.
+The `.json` is written last and whole, so it marks a finished pair of model and file.
 """
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -52,9 +53,11 @@ class Pair:
     def finished(self, identity: Mapping[str, Any]) -> bool:
         """Whether the results are there.
 
-        identity: what the answers depend on
+        Args:
+            identity: what the answers depend on.
 
-        Raises EvaluationError where they are those of another identity.
+        Raises:
+            EvaluationError: they are those of another identity.
         """
         if not self.figures.exists():
             return False
@@ -72,13 +75,10 @@ class Pair:
         )
 
     def write(self, rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes the answers as they come, then their figures, which are returned."""
-        self.samples.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.samples.with_name(self.samples.name + ".tmp")
-        with unfinished.open("w", encoding="utf-8") as lines:
+        """Write the answers as they come, then their figures, which are returned."""
+        with _whole(self.samples) as lines:
             for row in rows:
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-        unfinished.replace(self.samples)
         content = {**figures(self.rows()), **facts}
         write_whole(self.figures, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return content
@@ -115,7 +115,7 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def comparison(one: Pair, other: Pair) -> dict[str, Any]:
-    """How ``other`` differs from ``one`` on the same questions."""
+    """How `other` differs from `one` on the same questions."""
     a, b = scored(one.rows()), scored(other.rows())
     return {
         "file": one.file,
@@ -160,7 +160,7 @@ def comparison_line(content: Mapping[str, Any]) -> str:
 def write_summary(
     folder: Path, pairs: Sequence[Pair], comparisons: Sequence[Mapping[str, Any]]
 ) -> Path:
-    """Writes ``summary.json`` and ``summary.md``, and returns the latter."""
+    """Write `summary.json` and `summary.md`, and return the latter."""
     content: dict[str, Any] = {"figures": {}, "comparisons": list(comparisons)}
     for pair in pairs:
         content["figures"].setdefault(pair.file, {})[pair.model] = pair.read()
@@ -171,10 +171,17 @@ def write_summary(
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes under another name first, so that a file of the right name is a whole one."""
+    """Write under another name first, so that a file of the right name is a whole one."""
+    with _whole(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[TextIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
+    with unfinished.open("w", encoding="utf-8") as file:
+        yield file
     unfinished.replace(path)
 
 

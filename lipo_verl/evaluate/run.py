@@ -13,9 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lipo_verl.errors import did_you_mean
 from lipo_verl.evaluate import engine, results
 from lipo_verl.evaluate.engine import Answer, Engine, Sampling
-from lipo_verl.evaluate.errors import EvaluationError, did_you_mean
+from lipo_verl.evaluate.errors import EvaluationError
 from lipo_verl.evaluate.inputs import File, Model
 from lipo_verl.evaluate.questions import Question, Questions
 from lipo_verl.evaluate.results import Pair
@@ -41,16 +42,18 @@ def evaluate(
     options: Mapping[str, Any],
     baseline: str | None = None,
 ) -> Path:
-    """Evaluates every model on every file, but what ``output`` holds already, and returns the
+    """Evaluate every model on every file, but what `output` holds already, and return the
     summary's path.
-
-    limit:    at most so many questions of a file, its first
-    options:  further arguments of ``vllm.LLM``
-    baseline: the name of a model that all others are compared with
 
     Prints a line for each pair of model and file that was evaluated, then the comparisons.
 
-    Raises EvaluationError, and what :mod:`lipo_verl.rewards` raises.
+    Args:
+        limit: at most so many questions of a file, its first.
+        options: further arguments of `vllm.LLM`.
+        baseline: the name of a model that all others are compared with.
+
+    Raises:
+        EvaluationError: it can't go on as asked; and what `lipo_verl.rewards` raises.
     """
     names = [model.name for model in models]
     if baseline is not None and baseline not in names:
@@ -117,7 +120,7 @@ class Job:
         self._reward = reward
 
     def run(self, loaded: Engine, bar: "_Bar") -> None:
-        """Answers, scores, writes, and prints a line."""
+        """Answer, score, write, and print a line."""
         bar.say(f"{self.pair.model} {self.pair.file}")
         figures = self.pair.write(_answers(loaded, self.questions, self._reward, bar), self._facts)
         print(f"{self.pair.model:<18} {self.pair.file:<12} {results.line(figures)}", flush=True)
@@ -196,12 +199,12 @@ class _Bar:
         self._progress.stop()
 
     def say(self, what: str) -> None:
-        """Names what is done now."""
+        """Name what is done now."""
         self._what = what
         self._progress.update(self._task, description=what)
 
     def advance(self, questions: int) -> None:
-        """Counts questions that were answered."""
+        """Count questions that were answered."""
         self._done += questions
         self._progress.update(self._task, completed=self._done)
         now = time.monotonic()

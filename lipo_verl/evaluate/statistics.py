@@ -28,7 +28,7 @@ _AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and the ends of its 95 % interval; ``inf`` where nothing bounds it."""
+    """A figure and the ends of its 95 % interval; `inf` where nothing bounds it."""
 
     value: float
     low: float
@@ -74,12 +74,12 @@ def tokens_per_correct(scored: Scored) -> Estimate:
 
 
 def accuracy_difference(one: Scored, other: Scored) -> Estimate:
-    """Mean accuracy of ``other`` minus that of ``one``, on the same questions."""
+    """Mean accuracy of `other` minus that of `one`, on the same questions."""
     return bootstrap(_mean, other.accuracy - one.accuracy)
 
 
 def token_ratio(one: Scored, other: Scored) -> Estimate:
-    """Mean tokens of ``other`` over those of ``one``, on the same questions."""
+    """Mean tokens of `other` over those of `one`, on the same questions."""
     return bootstrap(_ratio, other.tokens, one.tokens)
 
 
@@ -95,8 +95,9 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 def bootstrap(statistic: Callable[..., ndarray], *columns: ndarray) -> Estimate:
     """The percentile bootstrap of a statistic of N questions.
 
-    statistic: (…, N) arrays, one for each column → (…)
-    columns:   (N,) each; a resample takes the same questions of all
+    Args:
+        statistic: (…, N) arrays, one for each column → (…).
+        columns: (N,) each; a resample takes the same questions of all.
     """
     n = len(columns[0])
     rng = np.random.default_rng(0)

@@ -39,9 +39,11 @@ _CHOSEN = re.compile(
 def score(answer: str, truth: str) -> float:
     """1.0 where the answer names the option of the truth and no other, else 0.0.
 
-    truth: the letter, alone or as in ``(B)`` or ``B. a red bar``
+    Args:
+        truth: the letter, alone or as in `(B)` or `B. a red bar`.
 
-    Raises TruthError where the truth names no single option.
+    Raises:
+        TruthError: the truth names no single option.
     """
     wanted = letter(truth)
     if wanted is None:
@@ -52,12 +54,12 @@ def score(answer: str, truth: str) -> float:
 
 
 def letter(answer: str) -> str | None:
-    """The one option that ``answer`` names, as a capital letter, or None for none or several.
+    """The one option that `answer` names, as a capital letter, or None for none or several.
 
-    The clearest way of naming that occurs decides: the letter alone; ``the answer is B``,
-    ``option B``; ``B. …``, ``(B) …``; a capital that stands alone, unlike the one of ``Vitamin C``.
-    Letters inside words never count, nor do ``A`` and ``I`` where they may be words. What is joined
-    by ``or``, ``and``, a comma or a slash counts as named, too. Behind a mark that opens the
+    The clearest way of naming that occurs decides: the letter alone; `the answer is B`,
+    `option B`; `B. …`, `(B) …`; a capital that stands alone, unlike the one of `Vitamin C`.
+    Letters inside words never count, nor do `A` and `I` where they may be words. What is joined
+    by `or`, `and`, a comma or a slash counts as named, too. Behind a mark that opens the
     answer stands that option's text. An answer that says which it is not names none.
     """
     answer = forms.level(answer).replace("*", "").replace("$", "").strip()
@@ -79,8 +81,8 @@ def letter(answer: str) -> str | None:
 
 
 def _opened(opening: re.Match[str], text: str) -> set[str]:
-    """The option whose mark opens the answer, and those that its ``text`` marks in the same way or
-    joins to it. What else it names belongs to the option: ``D. Both A and C``."""
+    """The option whose mark opens the answer, and those that its `text` marks in the same way or
+    joins to it. What else it names belongs to the option: `D. Both A and C`."""
     letter = opening[1] or opening[2]
     named = {letter.upper()}
     if _OF_SEVERAL.match(text):
@@ -94,7 +96,7 @@ def _opened(opening: re.Match[str], text: str) -> set[str]:
 
 
 def _letters(pattern: re.Pattern[str], text: str, skip=lambda text, end: False) -> set[str]:
-    """The letters in all matches of ``pattern``; ``skip(text, end of the letter)`` leaves out."""
+    """The letters in all matches of `pattern`; `skip(text, end of the letter)` leaves out."""
     found = set()
     for match in pattern.finditer(text):
         for single in _LETTER.finditer(text, match.start(), match.end()):
@@ -104,6 +106,6 @@ def _letters(pattern: re.Pattern[str], text: str, skip=lambda text, end: False) 
 
 
 def _may_be_a_word(text: str, end: int) -> bool:
-    """Whether the letter before ``end`` is an ``A`` or ``I`` that goes on as a sentence would."""
+    """Whether the letter before `end` is an `A` or `I` that goes on as a sentence would."""
     followed = re.match(r"\s+(?!because\b|since\b|as\b|or\b|and\b|not\b)\w", text[end : end + 12])
     return text[end - 1] in "AI" and followed is not None

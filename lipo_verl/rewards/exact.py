@@ -52,12 +52,12 @@ _NAMES = {
 }
 _UNITS = {name: unit for unit, names in _NAMES.items() for name in names.split()}
 UNITS = frozenset(_NAMES)
-"""The units that are known by several names, as :func:`unit` writes them."""
+"""The units that are known by several names, as `unit` writes them."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number with its unit; the unit is "" without one, ``%`` and currency signs are units."""
+    """A number with its unit; the unit is "" without one, `%` and currency signs are units."""
 
     value: Decimal
     unit: str
@@ -70,7 +70,7 @@ class Quantity:
 
 
 def score(answer: str, truth: str) -> float:
-    """1.0 where both have the same :func:`normalise` form, else 0.0; an empty form never scores."""
+    """1.0 where both have the same `normalise` form, else 0.0; an empty form never scores."""
     form = normalise(answer)
     return float(form != "" and form == normalise(truth))
 
@@ -87,9 +87,9 @@ def normalise(text: str) -> str:
 
 
 def quantity(text: str) -> Quantity | None:
-    """The number and unit that the whole of ``text`` is, or None.
+    """The number and unit that the whole of `text` is, or None.
 
-    Thousands separators must stand every three digits: ``1,23`` is no number.
+    Thousands separators must stand every three digits: `1,23` is no number.
     """
     return _quantity(_words(text))
 
@@ -106,13 +106,15 @@ def readings(given: Any, given_unit: str, wanted: Any, wanted_unit: str) -> list
 
 
 def unit(text: str) -> str:
-    """The one form of a unit, in lower case: ``square meters``, ``m^2`` and ``m²`` are ``m²``."""
+    """The one form of a unit, in lower case: `square meters`, `m^2` and `m²` are `m²`."""
     text = text.replace("per cent", "percent").replace(" per ", "/").replace("平方", "square ")
     return "/".join(_unit(part.strip()) for part in text.split("/"))
 
 
 def _unit(text: str) -> str:
     match = _POWER.fullmatch(text)
+    if match is None:  # several lines
+        return text
     name = match["name"].strip()
     if len(name) > 2:
         name = name.removesuffix("s")

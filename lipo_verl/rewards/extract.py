@@ -1,6 +1,6 @@
 """The final answer within a response. [ours]
 
-What a model writes inside ``<think>…</think>`` is never its answer.
+What a model writes inside `<think>…</think>` is never its answer.
 """
 
 import re
@@ -15,13 +15,14 @@ _MARKER = re.compile(
 )
 _CLOSING = re.compile(r"^####[ \t]*([^#\s][^#\n]*)\Z", re.M)
 _EMPHASIS = re.compile(r"(\*\*|`{1,3})\s*(.*?)\s*\1", re.S)
-_SENTENCE = re.compile(r"[^\n]*?(?=[.。!！](?:\s|$)|\n|\Z)")
+_SENTENCE_END = re.compile(r"[.。!！](?:\s|$)|\n")
+_PARAGRAPH_END = re.compile(r"\n\s*\n")
 
 
 def boxed(text: str) -> str | None:
-    r"""What is in the last ``\boxed{}`` whose braces are balanced; in the inner one of nested ones.
+    r"""What is in the last `\boxed{}` whose braces are balanced; in the inner one of nested ones.
 
-    Escaped braces do not count. ``\boxed 9`` is a box of a number or a capital letter, where none
+    Escaped braces do not count. `\boxed 9` is a box of a number or a capital letter, where none
     has braces. One pass, however many boxes are left open.
     """
     open_braces: list[int | None] = []
@@ -42,33 +43,33 @@ def boxed(text: str) -> str | None:
 
 
 def tagged(text: str) -> str | None:
-    """What is in the last ``<answer>…</answer>``."""
+    """What is in the last `<answer>…</answer>`."""
     end = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, max(end, 0))
     return None if start < 0 else text[start + len("<answer>") : end].strip()
 
 
 def marked(text: str) -> str | None:
-    """What follows the last ``Answer:`` or ``答案：`` up to an empty line, or that of ``answer is``
+    """What follows the last `Answer:` or `答案：` up to an empty line, or that of `answer is`
     up to the end of its sentence."""
     marks = list(_MARKER.finditer(text))
     if not marks:
         return None
     rest = text[marks[-1].end() :].strip()
     stated = marks[-1][0].lower().endswith(("is", "是", "为"))
-    end = _SENTENCE.match(rest)[0] if stated else re.split(r"\n\s*\n", rest, maxsplit=1)[0]
-    return end.strip("*` \n")
+    end = _SENTENCE_END if stated else _PARAGRAPH_END
+    return end.split(rest, maxsplit=1)[0].strip("*` \n")
 
 
 def closing(text: str) -> str | None:
-    """What follows ``####`` in the last line, as in GSM8K's solutions."""
+    """What follows `####` in the last line, as in GSM8K's solutions."""
     found = _CLOSING.search(text.rstrip())
     return found and found[1].strip()
 
 
 def anywhere(text: str) -> str | None:
     """The last box inside the last answer tags, if there are any; else the last box, what follows a
-    closing ``####``, or what follows the last marker."""
+    closing `####`, or what follows the last marker."""
     inside = tagged(text)
     if inside is not None:
         found = boxed(inside)
@@ -95,7 +96,8 @@ EXTRACTORS: dict[str, Callable[[str], str | None]] = {
 def final_answer(response: str, how: str = "auto") -> str | None:
     """The answer that a response ends with, or None where there is none or an empty one.
 
-    how: a key of EXTRACTORS. Thinking that was never closed was cut off: no answer.
+    Args:
+        how: a key of EXTRACTORS. Thinking that was never closed was cut off: no answer.
     """
     _, _, after = response.rpartition("</think>")
     if "<think>" in after:

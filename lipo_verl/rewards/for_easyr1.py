@@ -1,4 +1,4 @@
-"""What EasyR1 loads: ``worker.reward.reward_function=$(python -m lipo_verl.rewards easyr1)``."""
+"""What EasyR1 loads: `worker.reward.reward_function=$(python -m lipo_verl.rewards easyr1)`."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,24 +16,30 @@ def compute_score(
 ) -> list[dict[str, float]]:
     """The scores of a batch, in order.
 
-    reward_inputs: B dicts with ``response`` and ``ground_truth``
-    settings:      those of :class:`~lipo_verl.rewards.scoring.RewardConfig`, from
-                   ``worker.reward.reward_function_kwargs``; ``task`` must be among them, since
-                   EasyR1 does not say where a sample comes from
-    returns:       B dicts as of :func:`~lipo_verl.rewards.scoring.score_response`, with EasyR1's
-                   ``overall`` for ``score``
+    Args:
+        reward_inputs: B dicts with `response` and `ground_truth`.
+        settings: those of `lipo_verl.rewards.scoring.RewardConfig`, from
+            `worker.reward.reward_function_kwargs`; `task` must be among them, since EasyR1 does
+            not say where a sample comes from.
 
-    Raises RewardSetupError and RewardErrorRate, which end the run.
+    Returns:
+        B dicts as of `lipo_verl.rewards.scoring.score_response`, with EasyR1's `overall`
+        for `score`.
+
+    Raises:
+        RewardSetupError: see `score_response`; it ends the run.
+        RewardErrorRate: the same.
     """
     config = RewardConfig.parse(settings)
-    if config.task is None:
+    task = config.task
+    if task is None:
         raise RewardSetupError(
             "EasyR1 does not say how to score its samples. Set "
             f"worker.reward.reward_function_kwargs.task to one of: {', '.join(TASKS)}."
         )
 
     def score(sample: dict[str, Any]) -> dict[str, float]:
-        parts = score_response(sample["response"], sample["ground_truth"], config.task, config)
+        parts = score_response(sample["response"], sample["ground_truth"], task, config)
         return {"overall": parts.pop("score"), **parts}
 
     with ThreadPoolExecutor(config.workers) as threads:

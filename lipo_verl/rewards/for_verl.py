@@ -1,4 +1,4 @@
-"""What verl calls: ``reward.custom_reward_function.path=pkg://lipo_verl.rewards.for_verl``."""
+"""What verl calls: `reward.custom_reward_function.path=pkg://lipo_verl.rewards.for_verl`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,13 +20,18 @@ def compute_score(
 ) -> dict[str, float]:
     """The score of one response; verl calls it from the threads of its reward workers.
 
-    settings: those of :class:`~lipo_verl.rewards.scoring.RewardConfig`, from
-              ``reward.custom_reward_function.reward_kwargs``; the two arguments before them are
-              verl's and not used
-    returns:  as :func:`~lipo_verl.rewards.scoring.score_response`, with ``acc``, the name that
-              verl's validation looks for, for ``accuracy``
+    Args:
+        settings: those of `lipo_verl.rewards.scoring.RewardConfig`, from
+            `reward.custom_reward_function.reward_kwargs`; the two arguments before them are
+            verl's and not used.
 
-    Raises RewardSetupError and RewardErrorRate, and asks the trainer to stop.
+    Returns:
+        As `lipo_verl.rewards.scoring.score_response`, with `acc`, the name that verl's
+        validation looks for, for `accuracy`.
+
+    Raises:
+        RewardSetupError: see `score_response`; the trainer is asked to stop.
+        RewardErrorRate: the same.
     """
     try:
         config = RewardConfig.parse(settings)

@@ -1,6 +1,6 @@
 r"""What differs in writing alone: LaTeX around words, escapes, full-width forms, dashes. [ours]
 
-Every task levels answers and truths by :func:`level`, so that a box, which is LaTeX, may hold text.
+Every task levels answers and truths by `level`, so that a box, which is LaTeX, may hold text.
 """
 
 import re
@@ -32,8 +32,8 @@ _DELIMITED = re.compile(
 
 
 def level(text: str) -> str:
-    """``text`` in ASCII punctuation and single spaces, without math delimiters, wrappers of text,
-    spacing commands and escapes. Linear in the length of ``text``."""
+    """`text` in ASCII punctuation and single spaces, without math delimiters, wrappers of text,
+    spacing commands and escapes. Linear in the length of `text`."""
     text = " ".join(text.translate(_CHARACTERS).split())
     text = _unwrapped(_DELIMITED.sub(r"\1\2\3\4\5", text))
     for pattern, replacement in _LATEX:
@@ -44,7 +44,7 @@ def level(text: str) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    r"""``text`` with what is in ``\text{…}`` and its like in its place; one pass, however deep."""
+    r"""`text` with what is in `\text{…}` and its like in its place; one pass, however deep."""
     parts: list[str] = []
     openings: list[int | None] = []  # of wrappers: where in parts they stand; of other braces: None
     end = 0

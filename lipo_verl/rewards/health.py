@@ -46,7 +46,8 @@ class Sample:
 class Health:
     """The errors of one process; threads may share it.
 
-    limit: the share of the last WINDOW samples, of at least LEAST, that may be errors
+    Args:
+        limit: the share of the last WINDOW samples, of at least LEAST, that may be errors.
     """
 
     def __init__(self, limit: float) -> None:
@@ -58,21 +59,23 @@ class Health:
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raises RewardErrorRate once the run was to be stopped: nothing is scored after that."""
+        """Raise RewardErrorRate once the run was to be stopped: nothing is scored after that."""
         if self._stopped is not None:
             raise RewardErrorRate(*self._stopped.args)
 
     def succeeded(self) -> None:
-        """Counts a sample that was scored."""
+        """Count a sample that was scored."""
         with self._lock:
             self._recent.append(False)
 
     def failed(self, error: Exception, sample: Sample, *, by_answer: bool = False) -> None:
-        """Counts a sample that could not be scored.
+        """Count a sample that could not be scored.
 
-        by_answer: the answer's doing, so that it says nothing of the data and stops no run
+        Args:
+            by_answer: the answer's doing, so that it says nothing of the data and stops no run.
 
-        Raises RewardErrorRate where there are too many others.
+        Raises:
+            RewardErrorRate: there are too many others.
         """
         kind = type(error).__name__
         with self._lock:
@@ -105,7 +108,8 @@ class Silence:
     """Warns, once each, where nearly no response has an answer, and where nearly none keeps the
     template. Threads may share it.
 
-    extract, template: the settings of those names
+    Args:
+        extract, template: the settings of those names.
     """
 
     def __init__(self, extract: str, template: str) -> None:
@@ -115,11 +119,12 @@ class Silence:
         self._lock = threading.Lock()
 
     def saw(self, sample: Sample, *, found: bool, kept: bool, opened: bool) -> None:
-        """Counts a response.
+        """Count a response.
 
-        found:  it has an answer
-        kept:   it keeps the template, or there is none
-        opened: it would keep the template if its prompt opened the thought
+        Args:
+            found: it has an answer.
+            kept: it keeps the template, or there is none.
+            opened: it would keep the template if its prompt opened the thought.
         """
         with self._lock:
             self._recent.append((found, kept, opened))

@@ -1,11 +1,11 @@
 r"""Equivalence of mathematical answers, decided by math-verify on what its grammar reads whole.
 
-math-verify looks for mathematics in a text and settles for a part of it: ``2`` in ``2√3``, ``5`` in
-``5–6``. Here its grammar must read all of an answer or truth; what it doesn't is equivalent to
+math-verify looks for mathematics in a text and settles for a part of it: `2` in `2√3`, `5` in
+`5–6`. Here its grammar must read all of an answer or truth; what it doesn't is equivalent to
 nothing. [ours]
 
 It may run for ever or eat all memory (9^{9^{9}} is enough), so trainers call it through
-:mod:`lipo_verl.rewards.pool` only. math-verify's own timeouts are off: they are signals, which do
+`lipo_verl.rewards.pool` only. math-verify's own timeouts are off: they are signals, which do
 not work in threads and do not interrupt C code.
 """
 
@@ -54,7 +54,8 @@ def equivalent(answer: str, truth: str) -> bool:
     hundredth. Decimals are compared exactly with each other, and to six places with anything else.
     Words, times, dates and ranges are compared as text: math-verify would calculate. [ours]
 
-    Raises TruthError where the truth is no mathematics as a whole, and what math-verify raises.
+    Raises:
+        TruthError: the truth is no mathematics as a whole; and what math-verify raises.
     """
     if exact.score(answer, truth):
         return True
@@ -86,7 +87,7 @@ def _is_text(text: str) -> bool:
 
 
 def _read(latex: str, real: bool):
-    """What the grammar makes of the whole of ``latex``; a Decimal of a plain number; or None."""
+    """What the grammar makes of the whole of `latex`; a Decimal of a plain number; or None."""
     number = exact.quantity(_SCIENTIFIC.sub(r"\1e\2\3", latex))
     if number is not None and not number.unit:
         return number.value
@@ -109,12 +110,12 @@ def _read(latex: str, real: bool):
 
 
 def _set_for_a_pair(latex: str, other) -> bool:
-    r"""Whether ``\{1,2\}`` stands against ``(1,2)``, which is the same for math-verify."""
+    r"""Whether `\{1,2\}` stands against `(1,2)`, which is the same for math-verify."""
     return latex.startswith(r"\{") and isinstance(other, sympy.Tuple | sympy.Interval)
 
 
 def _values(found, other):
-    """The values of ``x = 2, x = 3`` where the other side names no variable."""
+    """The values of `x = 2, x = 3` where the other side names no variable."""
     equations = isinstance(found, sympy.FiniteSet) and all(isinstance(e, sympy.Eq) for e in found)
     if not equations or isinstance(other, sympy.FiniteSet) and other.atoms(sympy.Eq):
         return found

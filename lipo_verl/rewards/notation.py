@@ -1,6 +1,6 @@
 r"""Mathematics as people write it, in the LaTeX that math-verify's grammar knows. [ours]
 
-:func:`measured` takes names and units off, :func:`latex` translates Unicode and plain notation.
+`measured` takes names and units off, `latex` translates Unicode and plain notation.
 """
 
 import re
@@ -93,10 +93,10 @@ _MIXED = re.compile(
 
 
 def measured(text: str) -> tuple[str, str]:
-    """The value in ``text``, in LaTeX, and its unit, or "".
+    """The value in `text`, in LaTeX, and its unit, or "".
 
-    A sign, a known unit, a noun in the plural and what stands in ``\\text{}`` are units. A letter
-    that touches its number is a variable: ``5m``.
+    A sign, a known unit, a noun in the plural and what stands in `\\text{}` are units. A letter
+    that touches its number is a variable: `5m`.
     """
     if r"\begin" not in text:
         text = _ESCAPED_TWICE.sub(r"\\", text)
@@ -116,7 +116,7 @@ def measured(text: str) -> tuple[str, str]:
 
 
 def unnamed(text: str) -> str:
-    """``text`` without the ``x =`` before it; the same where it isn't of that form."""
+    """`text` without the `x =` before it; the same where it isn't of that form."""
     return _NAME.sub("", text, count=1)
 
 
@@ -135,7 +135,7 @@ def _is_unit(found: re.Match[str], labelled: bool) -> bool:
 
 
 def latex(text: str) -> str:
-    """``text`` with Unicode symbols, plain functions, powers and mixed numbers in LaTeX."""
+    """`text` with Unicode symbols, plain functions, powers and mixed numbers in LaTeX."""
     text = text.translate(_SYMBOLS)
     for pattern, replacement in _NOTATION:
         text = pattern.sub(replacement, text)
@@ -150,7 +150,7 @@ def _sum(mixed: re.Match[str]) -> str:
 
 
 def _braced(text: str) -> str:
-    r"""``text`` with braces for the parentheses behind ``\sqrt`` and ``^``."""
+    r"""`text` with braces for the parentheses behind `\sqrt` and `^`."""
     parts = list(text)
     openings: list[tuple[int, bool]] = []
     for place, character in enumerate(text):

@@ -16,14 +16,14 @@ ANLS_THRESHOLD = 0.5
 def similarity(answer: str, truth: str) -> float:
     """1 - Levenshtein distance / length of the longer text, in [0, 1]. [V]
 
-    Case counts. Levelled as for the other tasks (:func:`lipo_verl.rewards.forms.level`), in
+    Case counts. Levelled as for the other tasks (`lipo_verl.rewards.forms.level`), in
     composed Unicode (NFC) [ours]. Two empty texts: 1.
     """
     return Levenshtein.normalized_similarity(_level(answer), _level(truth))
 
 
 def anls(answer: str, truth: str) -> float:
-    """As :func:`similarity` without regard to case, and 0 from half the letters wrong on."""
+    """As `similarity` without regard to case, and 0 from half the letters wrong on."""
     value = similarity(answer.lower(), truth.lower())
     return value if 1 - value < ANLS_THRESHOLD else 0.0
 

@@ -33,10 +33,11 @@ _START = (
 
 
 class WorkerPool:
-    """Calls one function in up to ``size`` processes; any number of threads may call at once.
+    """Calls one function in up to `size` processes; any number of threads may call at once.
 
-    function: ``module:name``; its arguments and results must be JSON
-    timeout:  seconds for one call, neither waiting for a free process nor starting it included
+    Args:
+        function: `module:name`; its arguments and results must be JSON.
+        timeout: seconds for one call, neither waiting for a free process nor starting it included.
     """
 
     def __init__(self, function: str, *, size: int, timeout: float) -> None:
@@ -46,28 +47,32 @@ class WorkerPool:
             self._idle.put(None)
 
     def run(self, *arguments: Any) -> Any:
-        """The function's result for ``arguments``.
+        """The function's result for `arguments`.
 
-        Raises WorkerTimeout, WorkerCrashed, WorkerRaised with the function's exception as message,
-        or RewardSetupError where the function cannot be imported.
+        Raises:
+            WorkerTimeout: it took too long.
+            WorkerCrashed: the process ended.
+            WorkerRaised: the function raised an exception, which is the message.
+            RewardSetupError: the function cannot be imported.
         """
         worker = self._idle.get()
         try:
             if worker is None or not worker.alive():
                 worker = _Worker(self.function, self.timeout)
-            return worker.call(arguments, self.timeout)
-        except (WorkerTimeout, WorkerCrashed):
-            worker.kill()
-            worker = _Worker(self.function, self.timeout)
-            raise
-        except RewardSetupError:
-            worker = None
-            raise
+            try:
+                return worker.call(arguments, self.timeout)
+            except (WorkerTimeout, WorkerCrashed):
+                worker.kill()
+                worker = _Worker(self.function, self.timeout)
+                raise
+            except RewardSetupError:
+                worker = None
+                raise
         finally:
             self._idle.put(worker)
 
     def close(self) -> None:
-        """Ends the processes that are idle."""
+        """End the processes that are idle."""
         for _ in range(self._idle.qsize()):
             worker = self._idle.get()
             if worker is not None:
@@ -80,7 +85,7 @@ _pools_lock = threading.Lock()
 
 
 def shared_pool(function: str, *, size: int, timeout: float) -> WorkerPool:
-    """This process's pool for ``function`` with these settings; made at the first call."""
+    """This process's pool for `function` with these settings; made at the first call."""
     key = os.getpid(), function, size, timeout  # a forked child must not use its parent's pipes
     with _pools_lock:
         if key not in _pools:
@@ -92,14 +97,16 @@ class _Worker:
     """One process, used by one thread at a time."""
 
     def __init__(self, function: str, timeout: float) -> None:
-        self._process = subprocess.Popen(
+        self._process = process = subprocess.Popen(
             [sys.executable, "-c", _START, function, str(timeout)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
         )
-        os.set_blocking(self._process.stdin.fileno(), False)
+        assert process.stdin is not None and process.stdout is not None  # they are pipes
+        self._stdin, self._stdout = process.stdin, process.stdout
+        os.set_blocking(self._stdin.fileno(), False)
         self._function = function
         self._ready = False
         self._received = b""
@@ -110,8 +117,8 @@ class _Worker:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._stdin.close()
+        self._stdout.close()
 
     def call(self, arguments: tuple[Any, ...], timeout: float) -> Any:
         if not self._ready:
@@ -147,13 +154,13 @@ class _Worker:
 
     def _send(self, line: bytes, deadline: float) -> None:
         while line:  # a long one doesn't fit into the pipe at once, and a stopped worker reads none
-            self._wait(self._process.stdin, selectors.EVENT_WRITE, deadline)
-            line = line[os.write(self._process.stdin.fileno(), line) :]
+            self._wait(self._stdin, selectors.EVENT_WRITE, deadline)
+            line = line[os.write(self._stdin.fileno(), line) :]
 
     def _receive(self, deadline: float) -> dict[str, Any]:
         while b"\n" not in self._received:
-            self._wait(self._process.stdout, selectors.EVENT_READ, deadline)
-            received = os.read(self._process.stdout.fileno(), 1 << 16)
+            self._wait(self._stdout, selectors.EVENT_READ, deadline)
+            received = os.read(self._stdout.fileno(), 1 << 16)
             if not received:
                 raise self._crashed()
             self._received += received

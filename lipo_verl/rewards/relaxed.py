@@ -17,7 +17,7 @@ def score(answer: str, truth: str) -> float:
     """1.0 for a number within 5 % of the truth's or an exact match, else 0.0.
 
     A truth of 0 must be met exactly. Units must agree, except that a percent, currency or degree
-    sign may be missing on either side; ``50%`` then agrees with 50 and with 0.5.
+    sign may be missing on either side; `50%` then agrees with 50 and with 0.5.
     """
     if exact.score(answer, truth):
         return 1.0

@@ -1,6 +1,5 @@
 """From a response and its truth to a score with named parts."""
 
-import difflib
 import functools
 import importlib
 import os
@@ -10,7 +9,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lipo_verl.rewards import composite, exact, extract, format, pool, truths
+from lipo_verl.errors import did_you_mean
+from lipo_verl.rewards import composite, exact, extract, pool, templates, truths
 from lipo_verl.rewards.errors import (
     RewardErrorRate,
     RewardSetupError,
@@ -62,7 +62,8 @@ class RewardConfig(BaseModel):
     def parse(cls, settings: Mapping[str, Any]) -> "RewardConfig":
         """The settings, defaults for what is left out.
 
-        Raises RewardSetupError, which lists every wrong setting with what is allowed.
+        Raises:
+            RewardSetupError: some are wrong; lists every such setting with what is allowed.
         """
         try:
             return cls.model_validate(settings)
@@ -82,10 +83,11 @@ class RewardConfig(BaseModel):
         )
 
     def task_of(self, data_source: str | None, extra_info: Mapping[str, Any] | None) -> str:
-        """The task of a sample: ``tasks[data_source]``, else ``task``, else the sample's own
-        ``extra_info["reward_task"]``, else the last part of ``data_source`` if that is a task.
+        """The task of a sample: `tasks[data_source]`, else `task`, else the sample's own
+        `extra_info["reward_task"]`, else the last part of `data_source` if that is a task.
 
-        Raises RewardSetupError where none of them says it.
+        Raises:
+            RewardSetupError: none of them says it.
         """
         named = (extra_info or {}).get("reward_task")
         last = (data_source or "").rpartition("/")[2]
@@ -113,18 +115,24 @@ def score_response(
 ) -> dict[str, float]:
     """The score of one response, and its parts; the same keys always.
 
-    response:     None counts as one without an answer
-    ground_truth: a text or number, or a sequence of them, of which the best counts
-    returns:
-      score           accuracy and format by their weights; accuracy alone with template=none
-      accuracy        the task's score of the answer, in [0, 1]
-      format          1.0 where the template is kept, or is none
-      answer_found    0.0 where the response has no final answer; accuracy is 0 then
-      reward_error    1.0 where the sample could not be scored; accuracy is 0 then
-      reward_timeout  1.0 where that was a timeout
+    Args:
+        response: None counts as one without an answer.
+        ground_truth: a text or number, or a sequence of them, of which the best counts.
+        task: a name in TASKS.
+        config: the settings.
+        data_source: where the sample is from, for messages.
 
-    Raises RewardSetupError for what makes scoring impossible, and RewardErrorRate where more than
-    ``config.error_limit`` of the samples could not be scored.
+    Returns:
+        score: accuracy and format by their weights; accuracy alone with template=none.
+        accuracy: the task's score of the answer, in [0, 1].
+        format: 1.0 where the template is kept, or is none.
+        answer_found: 0.0 where the response has no final answer; accuracy is 0 then.
+        reward_error: 1.0 where the sample could not be scored; accuracy is 0 then.
+        reward_timeout: 1.0 where that was a timeout.
+
+    Raises:
+        RewardSetupError: scoring is impossible as configured or installed.
+        RewardErrorRate: more than `config.error_limit` of the samples could not be scored.
     """
     health = shared_health(config.error_limit)
     health.check()
@@ -148,9 +156,9 @@ def score_response(
         health.succeeded()
     kept, opened, score = 1.0, False, accuracy
     if config.template != "none":
-        kept = format.score(response, config.template)
+        kept = templates.score(response, config.template)
         score = composite.combine(accuracy, kept, config.format_weight)
-        opened = not kept and bool(format.score(f"<think>{response}", config.template))
+        opened = not kept and bool(templates.score(f"<think>{response}", config.template))
     _shared_silence(os.getpid(), config.extract, config.template).saw(
         sample, found=answer is not None, kept=bool(kept), opened=opened
     )
@@ -222,6 +230,4 @@ def _scorer(task: str) -> Callable[[str, str], float]:
 
 
 def _similar(name: Any, known: Any) -> str:
-    close = difflib.get_close_matches(str(name), list(known), 1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return f"{hint} Known: {', '.join(known)}."
+    return f"{did_you_mean(name, known)} Known: {', '.join(known)}."

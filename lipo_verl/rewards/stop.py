@@ -9,6 +9,7 @@ for one whenever it polls for responses. Goes away when verl stops on errors of 
 import functools
 import sys
 from types import ModuleType
+from typing import Any
 
 from lipo_verl.rewards.errors import RewardStopped
 
@@ -16,7 +17,7 @@ _NAMESPACE = b"lipo_verl.rewards.stop"
 
 
 def ask_to_stop(message: str) -> None:
-    """Leaves ``message`` for the trainer of this Ray job; without Ray there is nobody to tell."""
+    """Leave `message` for the trainer of this Ray job; without Ray there is nobody to tell."""
     if _in_a_job():
         from ray.experimental import internal_kv
 
@@ -24,7 +25,7 @@ def ask_to_stop(message: str) -> None:
 
 
 def raise_if_asked() -> None:
-    """Raises RewardStopped with the message that a reward worker of this Ray job left, if any."""
+    """Raise RewardStopped with the message that a reward worker of this Ray job left, if any."""
     if _in_a_job():
         from ray.experimental import internal_kv
 
@@ -34,23 +35,24 @@ def raise_if_asked() -> None:
 
 
 def watch(replay_buffer: ModuleType) -> None:
-    """Makes every poll for responses look for a note.
+    """Make every poll for responses look for a note.
 
-    replay_buffer: verl.trainer.ppo.v1.replay_buffer, seen in 0.9.0 to 0.10.0.dev. Doing it twice is
-                   fine, and one that polls otherwise is left as it is.
+    Args:
+        replay_buffer: verl.trainer.ppo.v1.replay_buffer, seen in 0.9.0 to 0.10.0.dev. Doing it
+            twice is fine, and one that polls otherwise is left as it is.
     """
-    cls = getattr(replay_buffer, "ReplayBuffer", None)
+    cls: Any = getattr(replay_buffer, "ReplayBuffer", None)
     poll = getattr(cls, "_sync_metadata_from_transfer_queue", None)
     if poll is None or hasattr(poll, "lipo_verl_watches"):
         return
 
-    @functools.wraps(poll)
-    def poll_and_look(self) -> None:
+    def poll_and_look(self: Any) -> None:
         raise_if_asked()
         poll(self)
 
-    poll_and_look.lipo_verl_watches = True
-    cls._sync_metadata_from_transfer_queue = poll_and_look
+    watching: Any = functools.update_wrapper(poll_and_look, poll)
+    watching.lipo_verl_watches = True
+    cls._sync_metadata_from_transfer_queue = watching
 
 
 def _in_a_job() -> bool:

@@ -7,14 +7,15 @@ from lipo_verl.rewards import extract
 from lipo_verl.rewards.errors import TruthError
 
 _MISSING = {"", "nan", "NaN", "NaT", "<NA>"}
-"""How tables write a value that isn't there; a model that answers ``nan`` is not right."""
+"""How tables write a value that isn't there; a model that answers `nan` is not right."""
 
 
 def texts(ground_truth: Any) -> list[str]:
     """Its truths: of a text or number that one, of a list, tuple, set or array each that isn't
-    missing. Of a truth in answer tags, in a box or behind a closing ``####``, what stands there.
+    missing. Of a truth in answer tags, in a box or behind a closing `####`, what stands there.
 
-    Raises TruthError where nothing is left, and for what is neither text nor number.
+    Raises:
+        TruthError: nothing is left, or one is neither text nor number.
     """
     truths = list(ground_truth) if _is_several(ground_truth) else [ground_truth]
     for truth in truths:

@@ -1,4 +1,4 @@
-"""The process that :mod:`lipo_verl.rewards.pool` starts: ``… worker module:function seconds``.
+"""The process that `lipo_verl.rewards.pool` starts: `… worker module:function seconds`.
 
 It reads one JSON list of arguments per line and answers with one JSON object per line. It ends
 when its input ends, so with its parent. A call that takes too long ends it as well, even in C code
@@ -20,7 +20,7 @@ MEMORY = 4 * 2**30
 
 
 def main() -> None:
-    """Serves until the input ends."""
+    """Serve until the input ends."""
     name, timeout = sys.argv[1], float(sys.argv[2])
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between the replies

@@ -5,7 +5,7 @@
 
 mu_c and s_c are mean and standard deviation (of the population) of the group's right answers'
 lengths. A reward below 0 is left alone: the factor would raise it [ours]. Their code gives a
-response without an end-of-sequence token 0 as well, which ``truncation`` does here [C].
+response without an end-of-sequence token 0 as well, which `truncation` does here [C].
 """
 
 import numpy as np

@@ -3,7 +3,7 @@
     R'_i = R_i / (1 + alpha L_i / mean L)
 
 A reward below 0 is left alone: the factor would raise it for its length [ours]. prime-rl takes the
-group's mean off and divides by nothing: ``normalization: none``.
+group's mean off and divides by nothing: `normalization: none`.
 """
 
 import numpy as np

@@ -3,7 +3,7 @@
     right and L_i <= L_T(p):  R'_i = R_i + bonus,     else:  R'_i = R_i                      [C]
 
 p is the group's pass rate: hard below 1/3, medium below 2/3, easy from there on [C]. Every
-``every`` batches, L_T of each difficulty becomes the least length of a grid by which a group of it
+`every` batches, L_T of each difficulty becomes the least length of a grid by which a group of it
 may expect a right answer: with c the share of its responses that are no longer, and k the fewest
 right answers of such a group of n (1; n/3; 2n/3, rounded down), the least T with floor(c k) >= 1,
 and the longest response where no T of the grid has that [C].
@@ -39,7 +39,7 @@ class LaserDSettings(Settings):
 def estimate_targets(
     state: State | None, batch: Sequence[Responses], settings: LaserDSettings
 ) -> State:
-    """``target_length_<difficulty>`` in tokens, and ``target_age`` in batches."""
+    """`target_length_<difficulty>` in tokens, and `target_age` in batches."""
     age = 0 if state is None else int(state["target_age"]) + 1
     if state is not None and age % settings.every:
         return {**state, "target_age": age}

@@ -65,14 +65,14 @@ def _cosine(x: ndarray) -> ndarray:
 
 
 def _all_pairs(R: ndarray, L: ndarray, threshold: float) -> ndarray:
-    """(G, n) bool: some longer response of the group has a reward less than ``threshold`` away."""
+    """(G, n) bool: some longer response of the group has a reward less than `threshold` away."""
     longer = L[:, None, :] > L[:, :, None]
     close = np.abs(R[:, None, :] - R[:, :, None]) < threshold
     return (longer & close).any(2)
 
 
 def _adjacent_pairs(R: ndarray, L: ndarray, threshold: float) -> ndarray:
-    """As :func:`_all_pairs`, but only the next longer response is looked at (the figure's drawing).
+    """As `_all_pairs`, but only the next longer response is looked at (the figure's drawing).
 
     Equally long responses share their successors: each is compared with all of the next length, so
     that the outcome does not depend on the order of samples. Breaks monotonicity [D].

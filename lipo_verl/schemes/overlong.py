@@ -27,7 +27,11 @@ class OverlongSettings(Settings):
 
 @register("overlong", settings=OverlongSettings, right_groups=False)
 def overlong(responses: Responses, settings: OverlongSettings) -> ndarray:
-    """(G, n) R'. Raises ValueError where the budget is not known."""
+    """(G, n) R'.
+
+    Raises:
+        ValueError: the budget is not known.
+    """
     if responses.budget is None:
         raise ValueError("the scheme overlong needs response_budget, the tokens of a response.")
     buffer = settings.buffer or responses.budget / 5

@@ -2,9 +2,9 @@
 
 A scheme is a pure function of the responses to some prompts: their rewards, lengths and correctness
 in, shaped rewards out. What is made of shaped rewards (weights, normalisation, a filter) is
-:mod:`lipo_verl.lipo`'s, and the same for all.
+`lipo_verl.lipo`'s, and the same for all.
 
-Other packages add schemes with an entry point of the group ``lipo_verl.schemes`` whose value is the
+Other packages add schemes with an entry point of the group `lipo_verl.schemes` whose value is the
 module that registers them; it is imported when a name isn't known, and when all are listed.
 """
 
@@ -24,7 +24,7 @@ ENTRY_POINTS = "lipo_verl.schemes"
 
 
 class Settings(BaseModel):
-    """Base of a scheme's settings, which are set under ``algorithm.lipo.`` beside the common ones.
+    """Base of a scheme's settings, which are set under `algorithm.lipo.` beside the common ones.
 
     Frozen; unknown keys, NaN and infinities are refused. Each field's description says what it does
     and carries its label.
@@ -37,11 +37,12 @@ class Settings(BaseModel):
 class Responses:
     """G groups (prompts) of n >= 2 responses each, in any order.
 
-    rewards:   (G, n) float64, the rule's scores
-    lengths:   (G, n) float64, tokens that the policy generated; at least 1
-    correct:   (G, n) bool, the right answers
-    truncated: (G, n) bool, cut at the response budget: their length is unknown
-    budget:    tokens that a response may have; None where nobody said
+    Attributes:
+        rewards: (G, n) float64, the rule's scores.
+        lengths: (G, n) float64, tokens that the policy generated; at least 1.
+        correct: (G, n) bool, the right answers.
+        truncated: (G, n) bool, cut at the response budget: their length is unknown.
+        budget: tokens that a response may have; None where nobody said.
     """
 
     rewards: ndarray
@@ -57,21 +58,22 @@ class Responses:
 
 
 State = Mapping[str, float]
-"""What a scheme remembers from batch to batch: numbers by name, logged as ``lipo/<name>``."""
+"""What a scheme remembers from batch to batch: numbers by name, logged as `lipo/<name>`."""
 
 
 @dataclass(frozen=True)
 class Scheme:
     """A registered scheme.
 
-    name:             what ``algorithm.lipo.scheme`` calls it
-    function:         (responses, settings) -> (G, n) float64 shaped rewards, from the responses of
-                      each group alone; with ``remember``, a third argument: the state
-    settings:         the class of its settings
-    remember:         (state, or None at first; the batch's responses, by group size; settings) ->
-                      the state, called once before each batch
-    weights:          LIPO's weights are on where ``algorithm.lipo.weights`` does not say
-    right_groups:     length tells right answers apart, so that groups that are all right teach
+    Attributes:
+        name: what `algorithm.lipo.scheme` calls it.
+        function: (responses, settings) -> (G, n) float64 shaped rewards, from the responses of each
+            group alone; with `remember`, a third argument: the state.
+        settings: the class of its settings.
+        remember: (state, or None at first; the batch's responses, by group size; settings) -> the
+            state, called once before each batch.
+        weights: LIPO's weights are on where `algorithm.lipo.weights` does not say.
+        right_groups: length tells right answers apart, so that groups that are all right teach.
     """
 
     name: str
@@ -88,12 +90,14 @@ _SCHEMES: dict[str, Scheme] = {}
 def register(
     name: str, *, settings: type[Settings] = Settings, **options: Any
 ) -> Callable[[Callable[..., ndarray]], Callable[..., ndarray]]:
-    """Registers the decorated function under a name; doing so twice with the same one is fine.
+    """Register the decorated function under a name; doing so twice with the same one is fine.
 
-    settings: the class of its settings; none by default
-    options:  the others of :class:`Scheme`
+    Args:
+        settings: the class of its settings; none by default.
+        options: the others of `Scheme`.
 
-    Raises ValueError where the name belongs to another scheme.
+    Raises:
+        ValueError: the name belongs to another scheme.
     """
 
     def decorator(function: Callable[..., ndarray]) -> Callable[..., ndarray]:
@@ -110,7 +114,11 @@ def register(
 
 
 def get_scheme(name: str) -> Scheme:
-    """The scheme of that name. Raises KeyError where there is none."""
+    """The scheme of that name.
+
+    Raises:
+        KeyError: there is none.
+    """
     if name not in _SCHEMES:
         _load_entry_points()
     return _SCHEMES[name]

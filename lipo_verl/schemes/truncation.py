@@ -4,7 +4,7 @@
     else:               R'_i = R_i
 
 With rewards of 0 and 1 this is the paper's 0; a negative one stays [ours]. DLER itself is this with
-``normalization: batch`` and stock settings of the trainer: docs/schemes.md.
+`normalization: batch` and stock settings of the trainer: docs/schemes.md.
 """
 
 import numpy as np

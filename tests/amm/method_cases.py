@@ -25,6 +25,13 @@ def draw(shape: tuple[int, ...], seed: int, rms: float = 1.0) -> Tensor:
     return rms * torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
+def stacked(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """S and T of WUDI's loss ‖S τᵀ − T‖²: the normalised τ_i, and each times its τ_iᵀ."""
+    norms = vectors.flatten(1).norm(dim=1)
+    stack = torch.cat([t / n for t, n in zip(vectors, norms, strict=True)])
+    return stack, torch.cat([(t / n) @ t.T for t, n in zip(vectors, norms, strict=True)])
+
+
 def coarse(seed: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray:
     """Random numbers of which many are equal, opposite or zero."""
     return np.random.default_rng(seed).integers(-4, 5, shape).astype(dtype) / 8

@@ -44,6 +44,7 @@ def config(pico, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_merges_and_says_where_the_result_is(config, tmp_path):
     """In a process of its own, as a user runs it."""
     write(tmp_path / "merge.yaml", **config)
@@ -143,22 +144,22 @@ def test_wrong_options_are_one_message(amm, config, tmp_path, option, message):
     assert (code, output) == (2, "") and message in errors and errors.count("\n") == 1
 
 
-def test_interrupt_says_how_to_go_on(amm, config, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (MergeInterrupted("run it again"), (130, "", "run it again\n")),
+        (UnfinishedError("the disk is full"), (75, "", "Error: the disk is full\n")),
+    ],
+)
+def test_a_merge_that_can_be_resumed_says_why_it_stopped(
+    amm, config, tmp_path, monkeypatch, error, answer
+):
     def stopped(*_):
-        raise MergeInterrupted("run it again to go on")
+        raise error
 
     monkeypatch.setattr("amm.run.run", stopped)
     write(tmp_path / "merge.yaml", **config)
-    assert amm("merge", "merge.yaml") == (130, "", "run it again to go on\n")
-
-
-def test_a_merge_that_can_be_gone_on_with_ends_with_75(amm, config, tmp_path, monkeypatch):
-    def full(*_):
-        raise UnfinishedError("the disk is full")
-
-    monkeypatch.setattr("amm.run.run", full)
-    write(tmp_path / "merge.yaml", **config)
-    assert amm("merge", "merge.yaml") == (75, "", "Error: the disk is full\n")
+    assert amm("merge", "merge.yaml") == answer
 
 
 def test_merge_prints_json_or_nothing(amm, config, tmp_path):
@@ -269,6 +270,7 @@ def test_methods_are_listed_with_their_settings(amm):
     code, output, _ = amm("methods")
     assert code == 0
     assert "task_arithmetic" in output and "steps: 300" in output and "per_task" in output
+    assert "coefficients: required" in output and "Undefined" not in output
     schemas = json.loads(amm("methods", "--json")[1])
     assert schemas["amm"]["properties"]["steps"]["default"] == 300
 
@@ -278,11 +280,13 @@ def test_import_costs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_public_names_resolve():
     code = "import amm\nfor name in amm.__all__: getattr(amm, name)\nassert callable(amm.merge)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_functions_are_not_hidden_by_modules_of_their_name():
     code = """
 import amm, amm.cli, amm.show

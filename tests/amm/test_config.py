@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amm.config import MergeConfig, load_config, parse_size, size_text
+from amm.config import MergeConfig, load_config, parse_size
 from amm.errors import InputError
+from amm.text import size_text
 
 GOOD = "base: b\nexperts: [e, ~/f]\noutput: o\n"
 

@@ -20,6 +20,7 @@ from amm.methods.descent import (
     memory,
     moved,
     penalised_gradient,
+    weighted_gram,
 )
 
 WIDE, TALL, BETWEEN = (2, 3, 11), (3, 7, 5), (4, 3, 10)
@@ -76,6 +77,15 @@ def test_curvature_is_a_product_with_the_weighted_grams(shape, seed, limit):
     expected = x @ sum(w * t.T @ t for w, t in zip(weights, vectors, strict=True))
     actual = interference(vectors, limit).curvature(weights)(x)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+@given(shapes, seeds, st.integers(1, 12))
+def test_a_gram_matrix_of_blocks_is_the_sum_of_products(shape, seed, block):
+    vectors, weights = draw(shape, seed), draw(shape[:1], seed + 1)
+    with mock.patch.object(descent, "_GRAM_BLOCK", block):
+        gram = weighted_gram(vectors, weights)
+    expected = torch.einsum("k,kai,kaj->ij", weights, vectors, vectors)
+    torch.testing.assert_close(gram, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("shape", [WIDE, TALL])
@@ -194,6 +204,7 @@ def test_norms_of_tiny_entries_do_not_underflow():
     assert len(moved(vectors)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 300, 200), (3, 100, 900), (6, 100, 450), (6, 300, 300)])
 def test_no_more_memory_is_taken_than_announced(shape):
     count, *layer_shape = shape

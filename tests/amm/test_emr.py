@@ -11,9 +11,10 @@ from pico_models import save_folder
 from safetensors.torch import save_file
 
 from amm.errors import InputError
-from amm.methods.emr import SIDE_FILE, EmrSettings, emr, restore, side_entries, side_tensors
+from amm.methods.emr import SIDE_FILE, emr, restore, side_entries, side_tensors
+from amm.settings import Settings
 
-NONE = EmrSettings()
+NONE = Settings()
 SHAPES = {"a.weight": (6, 11), "b.bias": (5,), "c.conv": (3, 2, 3), "d.scalar": ()}
 
 

@@ -13,6 +13,8 @@ from pico_models import run_ranks
 from amm.checkpoints import open_checkpoint
 from amm.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 IMPORTS = """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

@@ -238,6 +238,7 @@ print(json.dumps(pairs))
 """The same weights in memory and on disk, told by their values."""
 
 
+@pytest.mark.slow
 def test_names_in_memory_and_on_disk_are_one_in_every_family():
     pytest.importorskip("transformers")
     pairs = json.loads(run_python(FAMILIES).splitlines()[-1])

@@ -16,6 +16,8 @@ import amm
 from amm.checkpoints import writer
 from amm.errors import MergeInterrupted, UnfinishedError
 
+pytestmark = pytest.mark.slow
+
 KILLS = 10
 
 START = """

@@ -102,6 +102,7 @@ def check(checkpoint, merged, base):
             torch.testing.assert_close(part, read[rows], rtol=1e-6, atol=1e-6, msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_an_adapter_gives_what_peft_merges(adapters, base, name):
     checkpoint = open_checkpoint(adapters / name, base)
@@ -181,6 +182,7 @@ print(json.dumps((merged.base_layer.weight + merged.get_delta_weight("default"))
 """
 
 
+@pytest.mark.slow
 def test_an_adapter_that_keeps_a_tied_head_equal_is_that_of_one_tensor(tmp_path):
     expected = torch.tensor(json.loads(run_python(TIED, tmp_path).splitlines()[-1]))
     file = tmp_path / "base" / "model.safetensors"

@@ -7,6 +7,8 @@ import pytest
 import torch
 from pico_models import save_folder
 
+pytestmark = pytest.mark.slow
+
 CEILING = 100_000_000
 
 MERGE = """

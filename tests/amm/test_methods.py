@@ -68,9 +68,14 @@ def test_unknown_name_is_answered_with_the_nearest_and_the_list():
 
 def test_statistics_need_a_place_to_be_handed_on_in():
     with pytest.raises(ValueError, match="statistics need elementwise=True and place=True"):
-        register("toy", settings=ToySettings, tensors="all", statistics=lambda blocks, s: None)
+        register("toy", settings=ToySettings, tensors="all", statistics=lambda blocks, s: None)(toy)
     with pytest.raises(ValueError, match="a kernel needs elementwise"):
-        register("toy", settings=ToySettings, tensors="all", kernel=get_method("mean").kernel)
+        register("toy", settings=ToySettings, tensors="all", kernel=get_method("mean").kernel)(toy)
+
+
+def test_a_method_of_linear_layers_has_their_settings():
+    with pytest.raises(ValueError, match='tensors="linear" needs LinearSettings'):
+        register("toy", settings=ToySettings, tensors="linear")(toy)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -9,7 +9,7 @@ import torch
 from amm.errors import InputError
 from amm.methods import get_method, method_names, registry
 
-DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
+DOCS = Path(__file__).parents[2] / "docs" / "extend.md"
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import amm
 
 pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
+
 IMPORTS = """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

@@ -20,6 +20,8 @@ from amm.checkpoints.keys import common_name
 
 ray = pytest.importorskip("ray")
 
+pytestmark = pytest.mark.slow
+
 FILES = ["model.safetensors", "provenance.json", "README.md"]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from method_cases import close, draw, seeds, shapes
+from method_cases import close, draw, seeds, shapes, stacked
 
 from amm.errors import InputError
 from amm.methods.ridge import RidgeSettings, ridge
@@ -12,9 +12,7 @@ from amm.methods.ridge import RidgeSettings, ridge
 
 def augmented(vectors, a, anchor):
     """min ‖S τᵀ − T‖² + a ‖τ − anchor‖² as one call of lstsq."""
-    norms = vectors.flatten(1).norm(dim=1)
-    stack = torch.cat([t / n for t, n in zip(vectors, norms, strict=True)])
-    target = torch.cat([(t / n) @ t.T for t, n in zip(vectors, norms, strict=True)])
+    stack, target = stacked(vectors)
     root = a**0.5
     rows = torch.cat([stack, root * torch.eye(stack.shape[1], dtype=stack.dtype)])
     return torch.linalg.lstsq(rows, torch.cat([target, root * anchor.T])).solution.T
@@ -31,9 +29,7 @@ def test_is_the_minimiser(shape, seed, anchor, a):
 def test_a_small_a_is_lstsq(shape, seed):
     """With the anchor 0 the limit is the minimiser of least norm, which gelsd gives."""
     vectors = draw(shape, seed)
-    norms = vectors.flatten(1).norm(dim=1)
-    stack = torch.cat([t / n for t, n in zip(vectors, norms, strict=True)])
-    target = torch.cat([(t / n) @ t.T for t, n in zip(vectors, norms, strict=True)])
+    stack, target = stacked(vectors)
     exact = torch.linalg.lstsq(stack, target, driver="gelsd").solution.T
     least = torch.linalg.svdvals(stack)
     least = least[least > 1e-9 * least[0]][-1] ** 2

@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 
 import amm
 from amm.checkpoints import writer
+from amm.config import MergeConfig
 from amm.diagnostics import layer_figures
 from amm.engines import job, pages
 from amm.layers import is_linear
 from amm.loops import kernel
 from amm.methods import Method, get_method, method_names, registry
 from amm.methods.registry import Kernel, SideEntry, SideFile
-from amm.settings import Settings
+from amm.settings import Settings, validated
 from amm.text import markdown
 
 
@@ -392,6 +393,22 @@ def test_a_tensor_that_does_not_fit_is_named_before_any_work(pico, tmp_path):
     enough = re.search(r"set max_memory: (\S+)", str(error.value))[1]
     assert not (tmp_path / ".out.partial").exists()
     amm.merge(base, experts, output=tmp_path / "out", parameters={"steps": 1}, max_memory=enough)
+
+
+def test_memory_is_that_of_the_method_that_an_override_names(pico, tmp_path):
+    base, experts = pico
+
+    def needs(**settings):
+        values = {"base": base, "experts": experts, "output": tmp_path / "out", **settings}
+        merge = job.Job(validated(MergeConfig, values, "merge"))
+        names = [entry.name for entry in merge.entries if "down_proj" in entry.name]
+        return [merge.need(block) for name in names for block in merge.blocks(name)]
+
+    override = {"names": ["*down_proj*"], "method": "amm"}
+    assert needs(method="mean", overrides=[override]) == needs(method="amm")
+    assert (
+        needs(method="iso_c", overrides=[override]) == needs(method="amm") != needs(method="iso_c")
+    )
 
 
 def test_an_error_of_the_progress_callback_reaches_the_caller(pico, tmp_path):

@@ -565,6 +565,7 @@ print("answered")
 """
 
 
+@pytest.mark.slow
 def test_a_united_gemma_answers_for_both_in_transformers(tmp_path):
     """One language model with a vision tower, and with an audio tower, loaded with both."""
     pytest.importorskip("transformers")

@@ -290,6 +290,7 @@ def test_a_corrupted_base_is_one_clear_error_too(tmp_path, kind):
     assert sorted(os.listdir(tmp_path)) == ["base", "expert"]
 
 
+@pytest.mark.slow
 def test_huge_claims_cost_no_memory_and_no_time(tmp_path):
     """They are refused in a process that may use 512 MB beyond what torch needs at its start."""
     folder = save_folder(tmp_path / "header", WEIGHTS)

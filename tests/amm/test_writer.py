@@ -13,6 +13,7 @@ import torch
 from pico_models import OTHER_FILES, load_folder
 from safetensors import safe_open
 
+from amm.checkpoints.donor import other_files
 from amm.checkpoints.writer import Entry, OutputFolder, SafetensorsWriter
 from amm.errors import InputError
 
@@ -125,7 +126,7 @@ def test_other_files_are_copied_byte_for_byte(pico, tmp_path):
     (base / "provenance.json").write_text("older")
     names = {name: name for name in OTHER_FILES} | {"provenance.json": "provenance.base.json"}
     with OutputFolder(tmp_path / "out") as folder:
-        assert folder.copy_files(base, own=["provenance.json"]) == names
+        assert folder.copy_files(base, other_files(base).copied, own=["provenance.json"]) == names
     copied = {
         str(file.relative_to(tmp_path / "out")): file.read_bytes()
         for file in (tmp_path / "out").rglob("*")
@@ -229,7 +230,7 @@ def test_a_link_out_of_the_donor_is_not_copied_into_the_model(tmp_path, name):
     (donor / name).symlink_to(tmp_path / "secret")
     with pytest.raises(InputError, match=f"{name} leads to .*secret"):
         with OutputFolder(tmp_path / "out") as folder:
-            folder.copy_files(donor, own=["provenance.json", "README.md"])
+            folder.copy_files(donor, [name], own=["provenance.json", "README.md"])
     assert not (tmp_path / "out").exists()
 
 
@@ -237,7 +238,7 @@ def test_a_donors_folder_in_the_place_of_a_file_of_the_merge_is_refused(tmp_path
     (tmp_path / "donor" / "README.md").mkdir(parents=True)
     with pytest.raises(InputError, match="README.md is a folder"):
         with OutputFolder(tmp_path / "out") as folder:
-            folder.copy_files(tmp_path / "donor", own=["README.md"])
+            folder.copy_files(tmp_path / "donor", ["README.md"], own=["README.md"])
 
 
 def test_a_card_of_many_bytes_is_refused_before_it_is_copied(tmp_path):
@@ -246,7 +247,7 @@ def test_a_card_of_many_bytes_is_refused_before_it_is_copied(tmp_path):
         card.truncate(2 * 10**10)
     with pytest.raises(InputError, match="has 20,000,000,000 bytes, too many"):
         with OutputFolder(tmp_path / "out") as folder:
-            folder.copy_files(tmp_path / "donor", own=["README.md"])
+            folder.copy_files(tmp_path / "donor", ["README.md"], own=["README.md"])
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -336,6 +337,6 @@ def test_links_into_the_blobs_of_the_hubs_cache_are_copied(tmp_path):
     (blobs / "123").write_bytes(b"{}")
     (donor / "config.json").symlink_to("../../blobs/123")
     with OutputFolder(tmp_path / "out") as folder:
-        assert folder.copy_files(donor) == {"config.json": "config.json"}
+        assert folder.copy_files(donor, ["config.json"]) == {"config.json": "config.json"}
     assert (tmp_path / "out/config.json").read_bytes() == b"{}"
     assert not (tmp_path / "out/config.json").is_symlink()

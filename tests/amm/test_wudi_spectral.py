@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from method_cases import close, draw, seeds, shapes
+from method_cases import close, draw, seeds, shapes, stacked
 
 from amm.methods.wudi_spectral import WudiSpectralSettings, wudi_spectral
 
@@ -40,9 +40,7 @@ def test_is_the_gradient_flow(shape):
 def test_a_long_horizon_is_the_exact_solution_nearest_to_the_start(shape, seed):
     """min ‖τ − Σ τ_i‖ among the minimisers: least squares on the stacked, normalised τ_i."""
     vectors = draw(shape, seed)
-    norms = vectors.flatten(1).norm(dim=1)
-    stack = torch.cat([t / n for t, n in zip(vectors, norms, strict=True)])
-    target = torch.cat([(t / n) @ t.T for t, n in zip(vectors, norms, strict=True)])
+    stack, target = stacked(vectors)
     start = vectors.sum(0)
     away = torch.linalg.lstsq(stack, target - stack @ start.T, driver="gelsd").solution.T
     close(wudi_spectral(vectors, WudiSpectralSettings(time=1e30)), start + away, 1e-6)
@@ -52,8 +50,7 @@ def test_a_long_horizon_is_the_exact_solution_nearest_to_the_start(shape, seed):
 def test_with_the_effective_rank_only_so_many_directions_are_travelled_along(shape, seed):
     """By an SVD of the stacked, normalised τ_i, whose singular values are the √λ."""
     vectors = draw(shape, seed)
-    norms = vectors.flatten(1).norm(dim=1)
-    stack = torch.cat([t / n for t, n in zip(vectors, norms, strict=True)])
+    stack, _ = stacked(vectors)
     _, roots, directions = torch.linalg.svd(stack, full_matrices=False)
     rank = int(roots.sum() ** 2 / roots.square().sum())
     assert 1 <= rank <= len(roots)

@@ -10,7 +10,15 @@ import torch
 pytest.importorskip("transformers")
 
 from examples.quickstart import base_model
-from examples.quickstart.tasks import MAX_SENTENCES, TASKS, make_example, worked_answer
+from examples.quickstart.tasks import (
+    CELLS,
+    MAX_STEPS,
+    STYLES,
+    TASKS,
+    make_example,
+    respond,
+    sufficient_tokens,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +38,14 @@ def test_tokenizer_is_the_one_the_script_builds(processor):
     assert built.get_vocab() == processor.tokenizer.get_vocab()
     rng = Random(5)
     for task in TASKS:
-        text = worked_answer(make_example(task, rng), MAX_SENTENCES, rng)
+        text = respond(make_example(task, rng), "long", rng)
         assert built(text)["input_ids"] == processor.tokenizer(text)["input_ids"]
 
 
 def test_tokenizer_gives_words_digits_and_drawn_characters_a_token_each(processor):
     tokenizer = processor.tokenizer
-    assert tokenizer.tokenize("The perimeter is 26.") == ["The", "Ġperimeter", "Ġis", *"Ġ26."]
-    assert tokenizer.tokenize("Answer: HAT") == ["Ans", "wer", ":", *"ĠHAT"]
+    assert tokenizer.tokenize("Let me see. 4+5=3.") == ["Let", "Ġme", "Ġsee", *".Ġ4+5=3."]
+    assert tokenizer.tokenize("HLE Answer: E") == [*"HLE", "ĠAnswer", ":", *"ĠE"]
     assert len(tokenizer("\n")["input_ids"]) == 1
     assert tokenizer.eos_token == "<|im_end|>"
 
@@ -46,8 +54,16 @@ def test_every_answer_fits_the_response_budget(processor):
     rng = Random(0)
     for task in TASKS:
         for _ in range(200):
-            text = worked_answer(make_example(task, rng), MAX_SENTENCES, rng) + "<|im_end|>"
+            text = respond(make_example(task, rng), "long", rng) + "<|im_end|>"
             assert len(processor.tokenizer(text)["input_ids"]) < base_model.MAX_RESPONSE
+
+
+@pytest.mark.parametrize("steps", range(1, MAX_STEPS + 1))
+def test_the_sufficient_tokens_are_those_of_the_bare_answer(processor, steps):
+    rng = Random(0)
+    for task in TASKS:
+        text = respond(make_example(task, rng, steps), "bare", rng) + "<|im_end|>"
+        assert len(processor.tokenizer(text)["input_ids"]) == sufficient_tokens(steps)
 
 
 def test_patchify_is_what_the_image_processor_does(processor):
@@ -60,7 +76,7 @@ def test_patchify_is_what_the_image_processor_does(processor):
 
 def test_answering_loss_is_the_loss_of_the_whole_model(processor, model):
     recipe = replace(base_model.Recipe(), batch=3)
-    batch = next(base_model.batches(processor, recipe, worked=True))
+    batch, _ = next(base_model.batches(processor, recipe, styled=True))
     expected = model(
         input_ids=batch.ids,
         labels=batch.labels,
@@ -69,22 +85,40 @@ def test_answering_loss_is_the_loss_of_the_whole_model(processor, model):
         pixel_values=batch.pixels,
         image_grid_thw=torch.tensor([base_model.GRID]).expand(3, -1),
     ).loss
-    reader = torch.nn.Linear(6 * 128, base_model.SLOTS * base_model.SYMBOLS)
-    torch.testing.assert_close(base_model.losses(model, reader, batch)[0], expected)
+    _, hidden = base_model.forward(model, batch)
+    torch.testing.assert_close(base_model.answer_loss(model, hidden, batch), expected)
 
 
-def test_answers_without_explanation_come_first_and_without_slips(processor):
-    recipe = replace(base_model.Recipe(), batch=3, slips=1.0)
-    direct, worked = (
-        next(base_model.batches(processor, recipe, worked=worked)) for worked in (False, True)
+def test_the_reader_is_told_what_each_cell_shows():
+    example = make_example("math", Random(2))
+    seen = base_model.seen_in(example)
+    assert len(seen) == CELLS
+    for cell, (key, shown, following) in zip(example.cells, seen, strict=True):
+        assert (key, following) == (int(cell.key), int(cell.next))  # digits come first
+        assert (key + shown) % CELLS == following
+
+
+def test_bare_steps_come_first_and_without_slips(processor):
+    recipe = replace(base_model.Recipe(), batch=40, slips=1.0)
+    bare, styled = (
+        next(base_model.batches(processor, recipe, styled=styled))[0] for styled in (False, True)
     )
-    assert (direct.labels != -100).sum() < (worked.labels != -100).sum()
+    texts = [
+        [processor.tokenizer.decode(row[row != -100]) for row in batch.labels]
+        for batch in (bare, styled)
+    ]
+    for text in texts[0]:
+        steps, answer = text.removesuffix("<|im_end|>").split(" Answer: ")
+        assert steps[-1] == answer
+    for text in texts[1]:
+        steps, _, answer = text.removesuffix("<|im_end|>").rpartition("Answer: ")
+        assert not steps or steps.rstrip(" .")[-1] != answer
 
 
 def test_training_lowers_the_loss(processor):
     torch.set_num_threads(1)
     model = base_model.build_model(processor)
-    recipe = base_model.Recipe(direct_steps=15, worked_steps=15, batch=8, warmup=2, decay=5)
+    recipe = base_model.Recipe(bare_steps=15, styled_steps=15, batch=8, warmup=2, decay=5)
     losses = list(base_model.train(model, processor, recipe))
     assert len(losses) == recipe.steps
     assert np.mean(losses[10:15]) < losses[0]
@@ -95,8 +129,11 @@ def test_shipped_model_reads_the_pictures(processor):
     from transformers import AutoModelForImageTextToText
 
     shipped = AutoModelForImageTextToText.from_pretrained(base_model.FOLDER).eval()
-    measured = base_model.measure(shipped, processor, count=32)
+    measured = base_model.measure(shipped, processor, count=64)
     for task, each in measured.items():
-        assert each.scores.mean() > 0.6, task
+        assert set(each.styles) <= set(STYLES)
+        explained = each.styles != "guess"
+        assert each.scores[explained].mean() > 0.8, task
+        assert each.scores[~explained & (each.steps > 2)].mean() < 0.5, task
         assert each.lengths.mean() > 20, task
         assert each.lengths.max() <= base_model.MAX_RESPONSE

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from examples.quickstart import data
-from examples.quickstart.tasks import REWARDS, TASKS, make_example
+from examples.quickstart.tasks import MAX_STEPS, REWARDS, TASKS, make_example
 from lipo_verl.cpu import torch_extensions
 
 BASE_MODEL = Path(data.__file__).with_name("base_model")
@@ -63,6 +63,7 @@ def test_rows_carry_what_the_reward_manager_asks_for(splits, task):
         assert row["extra_info"]["index"] == index
         assert row["extra_info"]["task"] == task
         assert row["extra_info"]["reward_task"] == REWARDS[task]
+        assert row["extra_info"]["steps"] in range(1, MAX_STEPS + 1)
 
 
 def test_empty_split_is_refused(tmp_path):

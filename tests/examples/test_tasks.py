@@ -1,17 +1,25 @@
-"""The quickstart's tasks: the drawn facts, the answers and their explanations agree."""
+"""The quickstart's tasks: pictures, questions, answers and ways of writing them agree."""
 
+from itertools import pairwise
 from random import Random
 
 import pytest
 
 from examples.quickstart.tasks import (
+    BAR_UNIT,
+    CELL,
+    CELLS,
     COLOURS,
+    COLUMNS,
     IMAGE_SIZE,
-    MAX_SENTENCES,
+    MAX_STEPS,
+    STYLES,
+    SYMBOLS,
     TASKS,
     make_example,
+    respond,
     slip,
-    worked_answer,
+    style_of,
 )
 
 
@@ -20,37 +28,64 @@ def examples(task: str, count: int = 200):
     return [make_example(task, rng) for _ in range(count)]
 
 
-def test_perimeter_is_reckoned_from_the_drawn_sides():
+@pytest.mark.parametrize("task", TASKS)
+def test_the_cells_are_one_ring(task):
+    for example in examples(task, 50):
+        following = {cell.key: cell.next for cell in example.cells}
+        assert len(following) == CELLS and set(following) <= set(SYMBOLS[task])
+        key, visited = example.cells[0].key, set()
+        while key not in visited:
+            visited.add(key)
+            key = following[key]
+        assert visited == set(following)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_path_follows_the_cells_to_the_answer(task):
+    for example in examples(task):
+        following = {cell.key: cell.next for cell in example.cells}
+        assert all(following[a] == b for a, b in pairwise(example.path))
+        assert 1 <= example.steps <= MAX_STEPS
+        assert example.answer == example.path[-1]
+        assert f"from {example.path[0]}" in example.question
+
+
+def test_the_dial_says_how_far_to_go_on():
     for example in examples("math"):
-        assert int(example.answer) == 2 * (example.facts["width"] + example.facts["height"])
+        for cell in example.cells:
+            assert (int(cell.key) + int(cell.shown)) % CELLS == int(cell.next)
 
 
-def test_chart_answer_is_the_drawn_bars_from_left_to_right():
-    for example in examples("structure"):
-        assert example.answer == " ".join(str(value) for value in example.facts.values())
-        assert list(example.facts) == ["left", "middle", "right"]
+@pytest.mark.parametrize("task", ["structure", "ocr"])
+def test_bars_and_cards_show_the_next_one(task):
+    assert all(cell.shown == cell.next for each in examples(task) for cell in each.cells)
 
 
 def test_bars_are_as_high_as_their_values():
     for example in examples("structure", 40):
         pixels = example.image.load()
-        for i, value in enumerate(example.facts.values()):
-            column = [pixels[14 + 28 * i, y] for y in range(IMAGE_SIZE[1])]
-            height = sum(pixel in COLOURS.values() for pixel in column)
-            assert abs(height - 8 * value) <= 2
+        for i, cell in enumerate(example.cells):
+            row, column = divmod(i, COLUMNS)
+            strip = [pixels[column * CELL + 6, row * CELL + y] for y in range(CELL)]
+            height = sum(pixel in COLOURS.values() for pixel in strip)
+            assert height == BAR_UNIT * int(cell.key) + 1
 
 
-def test_text_is_the_answer():
-    for example in examples("ocr"):
-        assert example.answer == example.facts["text"]
-        assert 3 <= len(example.answer) <= 5
+@pytest.mark.parametrize("task", TASKS)
+def test_every_number_of_steps_can_be_asked_for(task):
+    rng = Random(0)
+    words = ("one step ", "two steps", "three steps", "four steps", "five steps")
+    for steps, word in enumerate(words, 1):
+        example = make_example(task, rng, steps)
+        assert example.steps == steps
+        assert word in example.question
+    assert {example.steps for example in examples(task)} == set(range(1, MAX_STEPS + 1))
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_picture_is_whole_image_tokens_and_not_blank(task):
     for example in examples(task, 20):
-        assert example.image.size == IMAGE_SIZE
-        assert all(side % 28 == 0 for side in example.image.size)
+        assert example.image.size == IMAGE_SIZE == (84, 56)
         assert len(example.image.getcolors(maxcolors=84 * 56)) > 2
 
 
@@ -62,35 +97,41 @@ def test_seed_decides_everything(task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("sentences", range(MAX_SENTENCES + 1))
-def test_explanation_has_the_sentences_asked_for_and_ends_in_the_answer(task, sentences):
+@pytest.mark.parametrize("style", STYLES)
+def test_a_response_is_in_its_style_and_ends_in_the_answer(task, style):
     rng = Random(1)
-    for example in examples(task, 20):
-        text = worked_answer(example, sentences, rng)
-        explanation, _, answer = text.rpartition("Answer: ")
-        assert answer == example.answer
-        assert explanation.count(".") == sentences
+    for example in examples(task, 40):
+        text = respond(example, style, rng)
+        assert text.endswith(f"Answer: {example.answer}")
+        assert style_of(text) == style
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_explanation_says_only_what_is_drawn(task):
+@pytest.mark.parametrize("style", ["bare", "told", "long"])
+def test_a_response_that_is_no_guess_has_every_step_in_order(task, style):
     rng = Random(2)
-    for example in examples(task, 50):
-        text = worked_answer(example, MAX_SENTENCES, rng)
-        for sentence in text.split(". "):
-            for place, value in example.facts.items():
-                if task == "structure" and f"The {place} bar" in sentence:
-                    assert str(value) in sentence
-        if "perimeter is" in text:
-            assert f"perimeter is {example.answer}." in text
-        if "So the text is" in text:
-            assert f"So the text is {' '.join(example.answer)}." in text
+    for example in examples(task, 40):
+        text = respond(example, style, rng)
+        place = 0
+        for key in example.path[1:]:
+            place = text.index(key, place) + 1
+
+
+def test_the_steps_of_the_dial_are_sums():
+    rng = Random(2)
+    for example in examples("math", 40):
+        told = respond(example, "told", rng).removeprefix("Steps: ")
+        for sentence in told.split(". ")[:-1]:
+            terms, total = sentence.split("=")
+            assert sum(map(int, terms.split("+"))) % CELLS == int(total)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_slip_is_wrong(task):
+def test_slip_is_wrong_and_in_the_picture(task):
     rng = Random(4)
-    assert all(slip(example, rng) != example.answer for example in examples(task))
+    for example in examples(task):
+        wrong = slip(example, rng)
+        assert wrong != example.answer and wrong in {cell.key for cell in example.cells}
 
 
 def test_unknown_task_is_named():
@@ -98,7 +139,6 @@ def test_unknown_task_is_named():
         make_example("chess", Random(0))
 
 
-def test_too_many_sentences_are_refused():
-    example = make_example("math", Random(0))
-    with pytest.raises(ValueError, match="7 sentences"):
-        worked_answer(example, 7, Random(0))
+def test_unknown_style_is_named():
+    with pytest.raises(ValueError, match="'short'.*guess, bare, told, long"):
+        respond(make_example("math", Random(0)), "short", Random(0))

@@ -1,20 +1,17 @@
-"""The CPU platform's parts that work without verl, its configuration, and the end of a run."""
+"""The CPU platform's parts that work without verl, and its configuration."""
 
 import importlib.metadata
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from lipo_verl import cpu
 from lipo_verl.cpu import torch_extensions
-from lipo_verl.cpu.launch import ARGUMENTS, end_processes
+from lipo_verl.cpu.launch import ARGUMENTS, JOINING
 from lipo_verl.cpu.torch_extensions import CudaBuildFinder, RefusingLoader
 from lipo_verl.cpu.verl_patches import VllmCpuFinder
 
@@ -45,6 +42,56 @@ def test_overrides_win_over_the_cpu_configuration():
     config = compose("trainer.n_gpus_per_node=2", "actor_rollout_ref.rollout.dtype=bfloat16")
     assert config.ray_kwargs.ray_init.num_gpus == 2
     assert config.actor_rollout_ref.rollout.dtype == "bfloat16"
+
+
+# The trainer
+
+
+def test_a_run_on_an_existing_cluster_leaves_its_resources_alone():
+    ray_init = compose(*JOINING).ray_kwargs.ray_init
+    assert ray_init.num_cpus is ray_init.num_gpus is None
+    assert ray_init.runtime_env.env_vars.VERL_PLATFORM == "cpu"
+
+
+SOCKETS = """
+import json, os
+from types import SimpleNamespace
+import ray
+from verl.workers.rollout.vllm_rollout import vllm_async_server, vllm_rollout
+from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+from lipo_verl.cpu.verl_patches import receive_weights_within_the_cluster
+
+class Server:
+    def __init__(self):
+        os.environ["VERL_RAY_JOB_ID"] = ray.get_runtime_context().get_job_id()
+
+assert vllm_async_server.vLLMHttpServer.__init__.__code__.co_filename.endswith("verl_patches.py")
+receive_weights_within_the_cluster(SimpleNamespace(ray=ray, vLLMHttpServer=Server))
+sizes = {f"{kind}_parallel_size": 1 for kind in ("tensor_model", "data", "pipeline_model")}
+for session in ("session_2026-11-29_00-41-04_123343_16222", "session_2026-11-29_00-41-09_1_1"):
+    ray.get_runtime_context = lambda: SimpleNamespace(
+        get_job_id=lambda: "01000000", get_session_name=lambda: session
+    )
+    sender = vllm_rollout.ServerAdapter(SimpleNamespace(layered_summon=False, **sizes), None, None)
+    Server()
+    worker = SimpleNamespace(model_runner=None, local_rank=0)
+    receiver = vLLMColocateWorkerExtension._get_zmq_handle(worker)
+    print("socket", sender.zmq_handle, receiver)
+"""
+
+
+@pytest.mark.slow
+def test_two_runs_on_a_machine_hand_weights_over_by_sockets_of_their_own():
+    pytest.importorskip("verl")
+    environment = os.environ | {"VERL_PLATFORM": "cpu", "RANK": "0", "RAY_LOCAL_WORLD_SIZE": "1"}
+    printed = subprocess.run(
+        (sys.executable, "-c", SOCKETS), env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    ends = [line.split()[1:] for line in printed.splitlines() if line.startswith("socket ")]
+    assert [sender for sender, _ in ends] == [receiver for _, receiver in ends]
+    assert len({sender for sender, _ in ends}) == 2
+    # The longest path of a Unix socket, its final zero left out.
+    assert all(len(sender.removeprefix("ipc://")) <= 107 for sender, _ in ends)
 
 
 # The distribution called vllm
@@ -152,6 +199,7 @@ def python(code, **environment):
     return result.stdout.split()
 
 
+@pytest.mark.slow
 def test_installed_extensions_import_or_raise_import_error():
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
@@ -176,140 +224,3 @@ def test_site_folder_installs_the_finder_before_anything_else_and_without_torch(
     )
     site = str(Path(cpu.__file__).parent / "site")
     assert python(code, PYTHONPATH=site) == ["CudaBuildFinder", "False", "False"]
-
-
-# The end of a run
-
-DETACHING = """
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
-                         start_new_session=True)
-print(child.pid, flush=True)
-time.sleep(600)
-"""
-STUBBORN = """
-import signal, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("ready", flush=True)
-time.sleep(600)
-"""
-
-
-def running(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-@pytest.fixture
-def start():
-    """A function that starts Python code and returns it with its first word; ended afterwards."""
-    started, pids = [], []
-
-    def run(code, *arguments):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True
-        )
-        started.append(process)
-        word = process.stdout.readline().strip()
-        if word.isdigit():
-            pids.append(int(word))
-        return process, word
-
-    yield run
-    for process in started:
-        process.kill()
-    for pid in filter(running, pids):
-        os.kill(pid, signal.SIGKILL)
-    for process in started:
-        process.communicate()
-
-
-def test_detached_grandchild_is_ended_with_its_parent(start):
-    process, grandchild = start(DETACHING)
-    tree = psutil.Process(process.pid)
-    end_processes({tree, *tree.children(recursive=True)}, patience=2)
-    assert not running(process.pid)
-    assert not running(int(grandchild))
-
-
-def test_process_that_ignores_sigterm_is_killed_after_the_patience(start):
-    process, _ = start(STUBBORN)
-    began = time.monotonic()
-    end_processes({psutil.Process(process.pid)}, patience=0.5)
-    assert 0.5 <= time.monotonic() - began < 5
-    assert not running(process.pid)
-
-
-def test_processes_already_gone_and_bystanders_are_no_matter(start):
-    gone, bystander = start("print('x')")[0], start(STUBBORN)[0]
-    handle = psutil.Process(gone.pid)
-    gone.wait(10)
-    end_processes({handle}, patience=0.5)
-    end_processes(set())
-    assert running(bystander.pid)
-
-
-TRAINER = """#!/bin/sh
-echo "$@" > {folder}/arguments
-echo $VERL_PLATFORM $EXTRA > {folder}/environment
-(setsid sleep 600 & echo $! > {folder}/detached)
-echo $$
-{rest}
-"""
-LAUNCH = """
-import sys
-from lipo_verl.cpu import launch
-sys.executable = sys.argv[1]
-code = launch.run_main_ppo(["trainer.nnodes=1"], environment={"EXTRA": "yes"})
-sys.exit(code)
-"""
-
-
-@pytest.fixture
-def trainer(tmp_path):
-    """A function that writes a stand-in for Python, which detaches a process as Ray does."""
-
-    def write(rest):
-        script = tmp_path / "python"
-        script.write_text(TRAINER.format(folder=tmp_path, rest=rest))
-        script.chmod(0o755)
-        return str(script)
-
-    yield write
-    pid = int((tmp_path / "detached").read_text())
-    if running(pid):
-        os.kill(pid, signal.SIGKILL)
-
-
-def test_run_hands_on_arguments_and_exit_code_and_leaves_nothing(start, trainer, tmp_path):
-    process, _ = start(LAUNCH, trainer("exit 3"))
-    assert process.wait(30) == 3
-    assert not running(int((tmp_path / "detached").read_text()))
-    expected = ["-m", "verl.trainer.main_ppo", *ARGUMENTS, "trainer.nnodes=1"]
-    assert (tmp_path / "arguments").read_text().split() == expected
-    assert (tmp_path / "environment").read_text().split() == ["cpu", "yes"]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_interrupted_run_leaves_nothing(start, trainer, tmp_path, number):
-    process, pid = start(LAUNCH, trainer("sleep 600"))
-    detached = int((tmp_path / "detached").read_text())
-    assert running(int(pid)) and running(detached)
-    process.send_signal(number)
-    assert process.wait(30) != 0
-    assert not running(int(pid)) and not running(detached)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_more_interruptions_do_not_cut_the_ending_short(start, trainer, tmp_path, number):
-    """As from a batch system that signals a whole process group, or from an impatient user."""
-    process, pid = start(LAUNCH, trainer("trap '' TERM; while true; do sleep 1; done"))
-    detached = int((tmp_path / "detached").read_text())
-    deadline = time.monotonic() + 30
-    while process.poll() is None and time.monotonic() < deadline:
-        process.send_signal(number)
-        time.sleep(0.05)
-    assert process.returncode not in (None, 0)
-    assert not running(int(pid)) and not running(detached)

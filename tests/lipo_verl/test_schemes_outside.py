@@ -1,5 +1,5 @@
 """Schemes from outside the package, and LIPO in a trainer of one's own: the examples of
-docs/schemes.md, run as they stand."""
+docs/extend.md and docs/schemes.md, run as they stand."""
 
 import logging
 import re
@@ -13,12 +13,14 @@ from lipo_verl.batch import Memory, estimate, token_advantages
 from lipo_verl.config import LipoConfig, LipoConfigError
 from lipo_verl.schemes import get_scheme, registry, schemes
 
-DOCS = (Path(__file__).parents[2] / "docs" / "schemes.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+EXTEND = (DOCS / "extend.md").read_text(encoding="utf-8")
+SCHEMES = (DOCS / "schemes.md").read_text(encoding="utf-8")
 
 
-def example(language, containing):
+def example(page, containing):
     return next(
-        text for text in re.findall(rf"```{language}\n(.*?)```", DOCS, re.S) if containing in text
+        text for text in re.findall(r"```python\n(.*?)```", page, re.S) if containing in text
     )
 
 
@@ -36,8 +38,8 @@ def install(distribution, monkeypatch):
 
 
 def test_one_file_and_one_entry_point_make_a_scheme(install):
-    assert '[project.entry-points."lipo_verl.schemes"]\nshortest_first = "shortest_first"' in DOCS
-    install("shortest_first", example("python", "# shortest_first.py"))
+    assert '[project.entry-points."lipo_verl.schemes"]\nshortest_first = "shortest_first"' in EXTEND
+    install("shortest_first", example(EXTEND, "def shortest_first"))
     config = LipoConfig.parse({"scheme": "shortest_first", "prize": 0.5, "normalization": "none"})
     scores, lengths = np.array([1.0, 1.0, 0.0, 0.0]), np.array([30, 20, 10, 40])
     advantages, (group,) = estimate(scores, lengths, np.zeros(4, bool), ["a"] * 4, config)
@@ -128,7 +130,7 @@ def trained(source):
 
 
 def test_the_documented_loop_learns_to_answer_briefly():
-    seen = trained(example("python", "token_advantages"))
+    seen = trained(example(SCHEMES, "token_advantages"))
     before, after = seen[0], seen[-1]
     assert len(seen) == 60
     assert after["lipo/accuracy"] >= 0.9
@@ -136,7 +138,7 @@ def test_the_documented_loop_learns_to_answer_briefly():
 
 
 def test_without_a_length_scheme_the_same_loop_stays_as_long():
-    source = example("python", "token_advantages")
+    source = example(SCHEMES, "token_advantages")
     settings = "length_threshold=24, std_floor=0.1, response_budget=24"
     assert settings in source
     as_grpo = trained(source.replace(settings, "boost=0, weights='none', response_budget=24"))

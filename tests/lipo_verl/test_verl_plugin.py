@@ -133,6 +133,7 @@ def test_importing_verl_registers_lipo():
     assert core_algos.get_adv_estimator_fn("lipo") is compute_lipo_advantage
 
 
+@pytest.mark.slow
 def test_lipo_is_there_whatever_plug_ins_verl_is_told_to_load():
     code = (
         "from lipo_verl import hook; hook.install()\n"
@@ -176,6 +177,7 @@ def test_a_tested_version_starts_without_a_word(caplog, capsys):
     assert not verl_plugin._groups and not verl_plugin._parts and not verl_plugin._parsed
 
 
+@pytest.mark.slow
 def test_an_unknown_version_in_which_lipo_works_is_warned_of_once(monkeypatch, caplog):
     monkeypatch.setattr(verl, "__version__", "0.99.0")
     for check in STARTS * 2:
@@ -193,6 +195,7 @@ def refused(text):
         check(ppo_config("algorithm.adv_estimator=grpo"))
 
 
+@pytest.mark.slow
 def test_a_verl_that_calls_estimators_otherwise_is_refused(monkeypatch):
     def renamed(data, adv_estimator, **settings):
         core_algos.get_adv_estimator_fn(adv_estimator)(rewards=data.batch["token_level_rewards"])
@@ -201,6 +204,7 @@ def test_a_verl_that_calls_estimators_otherwise_is_refused(monkeypatch):
     refused(r"which fails in compute_advantage \(TypeError: .*rewards.*tested with verl 0\.5\.0")
 
 
+@pytest.mark.slow
 def test_a_verl_that_changes_what_estimators_get_or_give_is_refused(monkeypatch):
     compute_advantage = ray_trainer.compute_advantage
 
@@ -218,12 +222,14 @@ def nothing_lacks(monkeypatch):
     monkeypatch.setattr(verl_plugin, "_lacking", [])
 
 
+@pytest.mark.slow
 def test_a_verl_without_a_registry_is_refused(nothing_lacks):
     """As 0.3 is."""
     verl_plugin._add_estimator(ModuleType("core_algos"))
     refused("has no core_algos.register_adv_est; which has no core_algos.ADV_ESTIMATOR_REGISTRY")
 
 
+@pytest.mark.slow
 def test_a_verl_that_counts_the_tokens_of_tools_is_refused(nothing_lacks):
     """As 0.4 is."""
     module = ModuleType("ray_trainer")
@@ -232,6 +238,7 @@ def test_a_verl_that_counts_the_tokens_of_tools_is_refused(nothing_lacks):
     refused("which hands estimators other than its own the tokens of tools as well")
 
 
+@pytest.mark.slow
 def test_a_verl_without_compute_advantage_is_refused(nothing_lacks):
     verl_plugin._patch_ray_trainer(ModuleType("ray_trainer"))
     refused("which has no ray_trainer.compute_advantage")
@@ -257,6 +264,7 @@ def test_a_trainer_that_refuses_unknown_estimators_takes_lipo(nothing_lacks):
     assert unknown.algorithm.adv_estimator == "unknown"
 
 
+@pytest.mark.slow
 def test_another_estimator_of_the_name_is_left_alone_and_named(nothing_lacks, monkeypatch):
     def other(): ...
 
@@ -489,6 +497,7 @@ ENTRY_POINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ENTRY_POINTS)
 def test_every_entry_point_checks_and_hands_over_the_budget_before_ray_starts(module, monkeypatch):
     from verl.trainer import main_ppo
@@ -516,6 +525,7 @@ def test_every_entry_point_checks_and_hands_over_the_budget_before_ray_starts(mo
     assert started[0].algorithm.lipo.response_budget == 77
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["verl.trainer.main_ppo", "verl.trainer.main_ppo_sync"])
 def test_the_command_refuses_a_wrong_launch_before_ray_starts(program, tmp_path):
     if importlib.util.find_spec(program) is None:
@@ -586,6 +596,7 @@ def test_good_launch_passes_lipos_and_verls_checks(capsys):
     assert LipoConfig.parse(config.algorithm.lipo).weight_scale == math.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", STARTS)
 def test_estimator_learns_the_response_budget_unless_the_user_sets_it(check):
     config = ppo_config("data.max_response_length=77")
@@ -603,6 +614,7 @@ def test_verls_own_check_still_runs_after_lipos():
         validate(config)
 
 
+@pytest.mark.slow
 def test_other_estimators_launch_as_before_and_are_told_of_unread_settings(caplog):
     overrides = ("algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=1")
     for check in STARTS:
@@ -675,6 +687,7 @@ def test_the_parts_of_the_reward_are_logged_in_training_with_any_estimator(estim
     )
 
 
+@pytest.mark.slow
 def test_metrics_reach_console_file_tensorboard_and_wandb(monkeypatch, tmp_path, capsys):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from verl.utils.tracking import Tracking
@@ -868,6 +881,7 @@ def v1_row(length, score=0.5, accuracy=None, prompt=4, **extra):
     }
 
 
+@pytest.mark.slow
 def test_the_v1_trainer_brings_accuracy_and_logs_the_parts_of_the_reward(v1_advantages):
     def rows():
         accuracies = (1.0, 0.0, 1.0, 0, True)

@@ -20,6 +20,8 @@ from lipo_verl.batch import token_advantages  # noqa: E402
 from lipo_verl.config import LipoConfig, LipoSetupError  # noqa: E402
 from lipo_verl.metrics import lipo_metrics  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 USUAL = (
     "algorithm.adv_estimator=lipo",
     "actor_rollout_ref.rollout.n=4",

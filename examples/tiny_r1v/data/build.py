@@ -17,11 +17,11 @@ from examples.tiny_r1v.data.fetch import fetch
 from examples.tiny_r1v.data.manifest import (
     MIN_SHARE,
     Settings,
+    complete,
     finished,
     too_few,
     too_short,
     versions,
-    whole,
 )
 from examples.tiny_r1v.data.parts import Kept, Task, make_part
 from examples.tiny_r1v.data.progress import Progress
@@ -29,6 +29,7 @@ from examples.tiny_r1v.data.ranking import rank
 from examples.tiny_r1v.data.schema import EXPERTS
 from examples.tiny_r1v.data.shuffle import read_rows, write_shuffled
 from examples.tiny_r1v.data.sources import DEFAULT_COUNT, SOURCES, Source
+from examples.whole import write_json
 
 
 def build_expert(
@@ -100,7 +101,7 @@ def build_expert(
         "evaluation_sets": evaluation,
         "outputs": outputs,
     }
-    files.write_json(folder / "manifest.json", manifest)
+    write_json(folder / "manifest.json", manifest)
     return manifest
 
 
@@ -129,7 +130,7 @@ def build_mixture(
     experts = {expert: manifest["outputs"] for expert, manifest in manifests.items()}
     if (folder / "manifest.json").exists():
         there = files.read_json(folder / "manifest.json")
-        if (there["seed"], there["experts"]) == (seed, experts) and whole(folder, there):
+        if (there["seed"], there["experts"]) == (seed, experts) and complete(folder, there):
             progress.say(f"{folder} is complete")
             return there
     progress.say(f"Writing {folder}")
@@ -150,7 +151,7 @@ def build_mixture(
         },
         "outputs": outputs,
     }
-    files.write_json(folder / "manifest.json", manifest)
+    write_json(folder / "manifest.json", manifest)
     return manifest
 
 

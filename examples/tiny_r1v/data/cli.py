@@ -10,13 +10,14 @@ from rich.console import Console
 
 from examples.tiny_r1v import data
 from examples.tiny_r1v.data.build import build_expert, build_mixture
-from examples.tiny_r1v.data.errors import DataError, did_you_mean
+from examples.tiny_r1v.data.errors import DataError
 from examples.tiny_r1v.data.evaluation import EVALUATION_SETS
 from examples.tiny_r1v.data.fetch import Repository, check_copies, downloads
-from examples.tiny_r1v.data.manifest import MIN_SHARE, Settings
+from examples.tiny_r1v.data.manifest import MIN_SHARE, Settings, finished
 from examples.tiny_r1v.data.progress import Progress
 from examples.tiny_r1v.data.schema import EXPERTS
 from examples.tiny_r1v.data.sources import DEFAULT_COUNT, MODEL, SOURCES
+from lipo_verl.errors import did_you_mean
 
 VAL = 300
 
@@ -24,9 +25,9 @@ VAL = 300
 def main(arguments: Sequence[str]) -> int:
     """Writes the data and says what it wrote; 1 after an error that it explains."""
     given = _parsed(arguments)
-    repositories = _repositories(given.experts)
     if given.print_downloads:
-        print(downloads((*repositories, MODEL), given.seed, given.print_downloads))
+        everything = (*_repositories(given.experts), MODEL)
+        print(downloads(everything, given.seed, given.print_downloads))
         return 0
     console = Console(stderr=True)
     progress = Progress(console)
@@ -36,8 +37,13 @@ def main(arguments: Sequence[str]) -> int:
     }
     common = (given.source_dir, given.workers, progress, frozenset(given.allow_short))
     try:
-        if given.source_dir:
-            check_copies(repositories, given.seed, given.source_dir)
+        missing = [
+            expert
+            for expert in given.experts
+            if finished(given.output / expert, settings[expert]) is None
+        ]
+        if given.source_dir and missing:
+            check_copies(_repositories(missing), given.seed, given.source_dir)
         if given.expert == "mixture":
             manifest = build_mixture(given.output, settings, *common)
         else:

@@ -1,8 +1,5 @@
 """What stops the preparation, in words that say what to do; and what leaves out a single row."""
 
-import difflib
-from collections.abc import Iterable
-
 
 class DataError(ValueError):
     """The data can't be made as asked; the message names the file or dataset and the remedy."""
@@ -31,9 +28,3 @@ def first_line(error: Exception) -> str:
 
 class Dropped(Exception):
     """One row is left out; the argument is the reason under which the manifest counts it."""
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean x?`` for the closest of ``known``, or nothing."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f" Did you mean {close[0]}?" if close else ""

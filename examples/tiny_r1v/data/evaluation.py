@@ -16,6 +16,7 @@ from examples.tiny_r1v.data.fetch import Fetched, Repository, fetch
 from examples.tiny_r1v.data.images import decode, perceptual_hash
 from examples.tiny_r1v.data.manifest import FORMAT
 from examples.tiny_r1v.data.pool import map_ahead
+from examples.whole import write_json
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _OTHER_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
@@ -70,7 +71,7 @@ def load_index(
         content = files.read_json(path) if path.exists() else {}
         if content.get("identity") != _identity(fetched):
             content = _read(evaluation, fetched, workers)
-            files.write_json(path, content)
+            write_json(path, content)
         if content["unreadable"]:
             advance(f"{content['unreadable']} pictures of {evaluation.name} can't be decoded: rows "
                     "that have them are not left out")  # fmt: skip

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from examples.tiny_r1v.data.errors import DataError, Unreachable, did_you_mean
+from examples.tiny_r1v.data.errors import DataError, Unreachable
 from examples.tiny_r1v.data.ranking import rank
+from lipo_verl.errors import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Reading the files of datasets, and writing files that are whole or not there."""
+"""Reading the files of datasets."""
 
 import json
 import tarfile
@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from examples.tiny_r1v.data.errors import DataError, did_you_mean, first_line
+from examples.tiny_r1v.data.errors import DataError, first_line
+from lipo_verl.errors import did_you_mean
 
 
 def open_parquet(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
@@ -115,12 +116,3 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise DataError(f"{path} is no JSON: {error}. Delete it and run again.") from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes under another name first, so that a file of the right name is a whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    unfinished.replace(path)

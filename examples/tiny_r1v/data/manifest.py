@@ -54,10 +54,10 @@ def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
             f"{folder} was made with {', '.join(other)}. Give another --output, the same settings, "
             "or delete the folder."
         )
-    return manifest if whole(folder, manifest) else None
+    return manifest if complete(folder, manifest) else None
 
 
-def whole(folder: Path, manifest: dict[str, Any]) -> bool:
+def complete(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether the files that a manifest tells of are there, with their sizes."""
     return all(
         (folder / name).exists() and (folder / name).stat().st_size == output["bytes"]

@@ -20,6 +20,7 @@ from examples.tiny_r1v.data.readers import Example, Raw, decoded
 from examples.tiny_r1v.data.schema import earns_the_reward, make_row
 from examples.tiny_r1v.data.shuffle import Writer
 from examples.tiny_r1v.data.sources import Source
+from examples.whole import whole, write_json
 
 MAX_QUESTION = 2000
 MAX_ANSWER = 300
@@ -89,10 +90,10 @@ def make_part(
     progress.say(f"Reading the questions of {source.name}")
     read, candidates = _candidates(task, dropped)
     kept: list[Kept] = []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
+    described.unlink(missing_ok=True)
     with (
         progress.counting(f"Pictures of {source.name}") as count,
+        whole(path) as unfinished,
         Writer(unfinished) as writer,
     ):
         for row, as_kept in _accepted(task, candidates, dropped, workers, count):
@@ -112,8 +113,7 @@ def make_part(
         "rows": kept,
         "fingerprint": fingerprint,
     }
-    unfinished.replace(path)
-    files.write_json(described, summary)
+    write_json(described, summary)
     return files.read_json(described)
 
 

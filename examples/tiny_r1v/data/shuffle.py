@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from examples.tiny_r1v.data.fetch import describe
 from examples.tiny_r1v.data.ranking import rank
 from examples.tiny_r1v.data.schema import SCHEMA
+from examples.whole import whole
 
 ROW_GROUP = 100
 
@@ -52,10 +53,9 @@ def write_shuffled(
 
     Gives each row its split and its index. Returns the number of rows, and size and sha256.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
     number = 0
     with (
+        whole(path) as unfinished,
         TemporaryDirectory(prefix="unfinished-", dir=path.parent) as scratch,
         Writer(unfinished) as writer,
     ):
@@ -64,7 +64,6 @@ def write_shuffled(
                 row["extra_info"].update(split=split, index=number)
                 writer.add(row)
                 number += 1
-    unfinished.replace(path)
     return {"rows": number, **describe(path)}
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from amm import InputError
 from examples.tiny_r1v.eval.benchmarks import BENCHMARKS
+from examples.whole import whole
 from lipo_verl.rewards.extract import final_answer
 
 FAILED = "Failed to obtain answer"
@@ -95,14 +96,12 @@ def annotate(file: Path, count: Count) -> int:
         row[RESPONSE] = response
         row[TOKENS] = "" if failed else str(number)
         row["prediction"] = response if failed else final_answer(response, "boxed") or response
-    unfinished = file.with_name(file.name + ".tmp")
-    with unfinished.open("w", encoding="utf-8", newline="") as lines:
+    with whole(file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.DictWriter(
             lines, list(rows[0]), delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n"
         )
         writer.writeheader()
         writer.writerows(rows)
-    unfinished.replace(file)
     return len(rows)
 
 

@@ -122,13 +122,13 @@ INSTALL = {
 
 def needs(module: str, config: DictConfig) -> Needs:
     """What the command needs whose configuration this is."""
-    if module in EASYR1:
-        run, setting = frameworks.read_easyr1(config)
+    framework = "easyr1" if module in EASYR1 else "verl"
+    run, setting = frameworks.read(framework, config)
+    if framework == "easyr1":
         actor = config.worker.actor
         model, share = actor.model.model_path, actor.global_batch_size * run.rollouts
         packages, flash_attn = EASYR1_PACKAGES, True
     else:
-        run, setting = frameworks.read_verl(config)
         host = config.actor_rollout_ref
         model, share = host.model.path, host.actor.ppo_mini_batch_size * run.rollouts
         packages = VERL | ROLLOUTS.get(host.rollout.name, {})
@@ -138,7 +138,6 @@ def needs(module: str, config: DictConfig) -> Needs:
         size, unknown = shape(model), ""
     except SizeError as error:
         size, unknown = None, str(error)
-    framework = "easyr1" if module in EASYR1 else "verl"
     per_node, saved = config.trainer.n_gpus_per_node, frameworks.checkpoints(config, run.steps)
     if OmegaConf.select(config, "recipe.save_from"):
         saved += 1  # one out of turn, launch/until.py
@@ -150,7 +149,7 @@ def needs(module: str, config: DictConfig) -> Needs:
         shape=size,
         unknown=unknown,
         share=share,
-        disk=estimate.run_bytes(size, saved) if size else 0,
+        disk=saved * estimate.checkpoint_bytes(size, run.lora_rank) if size else 0,
         files=_paths(config.data.train_files) + _paths(config.data.val_files),
     )
     if module == "lipo_verl.cpu":
@@ -278,9 +277,10 @@ def _gpu_memory(machine: Machine, needs: Needs) -> Finding:
 
 def _overrides(setting: Setting, needs: Needs) -> list[str]:
     """What turns the command's setting into this one, in the framework's syntax."""
-    written = frameworks.easyr1 if needs.framework == "easyr1" else frameworks.verl
-    given = written(needs.run, needs.setting)
-    return [line for line in written(needs.run, setting) if line not in given]
+    given, other = (
+        frameworks.overrides(needs.framework, needs.run, each) for each in (needs.setting, setting)
+    )
+    return [line for line in other if line not in given]
 
 
 def _cuda(machine: Machine) -> Finding:
@@ -421,7 +421,7 @@ def machines(needs: Needs, output: Path) -> list[Machine]:
 
     Raises TimeoutError where the cluster has not so many.
     """
-    if not os.environ.get("RAY_ADDRESS") or not needs.gpus:
+    if not os.environ.get("RAY_ADDRESS"):
         return [look_around(needs, output)]
     import ray
     from ray.util.placement_group import placement_group
@@ -429,7 +429,8 @@ def machines(needs: Needs, output: Path) -> list[Machine]:
 
     ray.init(logging_level="ERROR", log_to_driver=False)
     try:
-        bundles = [{"GPU": needs.gpus, "CPU": 1}] * needs.nodes
+        each = {"CPU": 1} | ({"GPU": needs.gpus} if needs.gpus else {})
+        bundles = [each] * needs.nodes
         group = placement_group(bundles, strategy="STRICT_SPREAD")
         ray.get(group.ready(), timeout=RAY_TIMEOUT)
         task = ray.remote(num_gpus=needs.gpus, num_cpus=1)(look_around)

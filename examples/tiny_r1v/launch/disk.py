@@ -17,19 +17,19 @@ from examples.tiny_r1v.size.shapes import Shape, SizeError, shape
 CHECKPOINTS = 6
 """Of each run."""
 
-MERGES = 12
-"""Methods in ``merge/``."""
+MERGES = 11
+"""As many as methods in ``examples.tiny_r1v.table``."""
 
 DATA = 25 * GB
 """Downloads and files of all experts: docs/recipe/data.md."""
 
 
 def recipe_bytes(shape: Shape, runs: int) -> float:
-    """All of it, when the last run saves its last checkpoint: finished runs, and a bf16 model of
-    each run and each merge in the table."""
-    finished = (runs - 1) * estimate.finished_bytes(shape, CHECKPOINTS)
-    models = (runs + MERGES) * 2 * shape.parameters
-    return finished + estimate.run_bytes(shape, CHECKPOINTS) + models + DATA
+    """All of it, when the last run saves its last checkpoint: of each finished run only the last
+    checkpoint has kept its moments; and a bf16 model of each run and each merge in the table."""
+    whole, weights = estimate.checkpoint_bytes(shape), 4 * shape.parameters
+    finished = (runs - 1) * (whole + (CHECKPOINTS - 1) * weights)
+    return finished + CHECKPOINTS * whole + (runs + MERGES) * weights / 2 + DATA
 
 
 def space(folder: Path) -> tuple[int, int]:

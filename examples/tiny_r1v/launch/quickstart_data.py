@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from examples.quickstart.data import write_splits
+from examples.whole import whole
 
 
 def write(folder: Path, train: int, val: int) -> None:
@@ -23,9 +24,8 @@ def write(folder: Path, train: int, val: int) -> None:
     written = write_splits(folder, train=train, val=val)
     for split in ("train", "val"):
         tables = [pq.read_table(files[split]) for files in written.values()]
-        target = folder / "mixture" / f"{split}.parquet"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.concat_tables(tables), target)
+        with whole(folder / "mixture" / f"{split}.parquet") as unfinished:
+            pq.write_table(pa.concat_tables(tables), unfinished)
 
 
 def main() -> None:

@@ -15,6 +15,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from examples.whole import whole
+
 LAST_FILE = {"verl": "data.pt", "easyr1": "dataloader.pt"}
 """What each framework writes into a checkpoint last."""
 
@@ -27,16 +29,13 @@ def last_step(framework: str, checkpoints: Path, mend: bool = True) -> int:
     mend: write the tracker again where it does not name a whole checkpoint, and say so
     """
     tracker = checkpoints / TRACKER[framework]
-    named = _named(framework, tracker)
-    whole = {
-        int(step): folder
-        for folder in checkpoints.glob("global_step_*")
-        if (step := folder.name.removeprefix("global_step_")).isdigit()
-        and _is_whole(framework, folder)
-    }
-    if named in whole:
+    named = named_step(framework, checkpoints)
+    saved = [
+        step for step, folder in step_folders(checkpoints).items() if _is_whole(framework, folder)
+    ]
+    if named in saved:
         return named
-    step = max(whole, default=0)
+    step = max(saved, default=0)
     if not mend:
         return step
     if named is not None:
@@ -45,19 +44,28 @@ def last_step(framework: str, checkpoints: Path, mend: bool = True) -> int:
             + (f"resuming from step {step}" if step else "starting anew"),
             file=sys.stderr,
         )
-    if not whole:
-        tracker.unlink(missing_ok=True)
-    elif framework == "verl":
-        tracker.write_text(str(step))
+    if saved:
+        with whole(tracker) as unfinished:
+            last = step if framework == "verl" else {"last_global_step": step}
+            unfinished.write_text(json.dumps(last))
     else:
-        tracker.write_text(json.dumps({"last_global_step": step}))
+        tracker.unlink(missing_ok=True)
     return step
 
 
-def _named(framework: str, tracker: Path) -> int | None:
-    """The step that the tracker names; None where it is not there, or cut."""
+def step_folders(checkpoints: Path) -> dict[int, Path]:
+    """The folders ``global_step_N`` by N, whole or not."""
+    named = {
+        folder.name.removeprefix("global_step_"): folder
+        for folder in checkpoints.glob("global_step_*")
+    }
+    return {int(step): folder for step, folder in named.items() if step.isdigit()}
+
+
+def named_step(framework: str, checkpoints: Path) -> int | None:
+    """The step that the framework's tracker names; None where it is not there, or cut."""
     try:
-        text = tracker.read_text()
+        text = (checkpoints / TRACKER[framework]).read_text()
         return int(text if framework == "verl" else json.loads(text)["last_global_step"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -60,6 +60,9 @@ if ((${#hosts[@]} > 1)); then
     }
     RAY_ADDRESS=$(address "${hosts[0]}"):$((6379 + SLURM_JOB_ID % 1000)) # two jobs on one node do not meet
     export RAY_ADDRESS
+    # Without these a head of Ray 2.59 wants the token of ~/.ray, and its nodes do not send it.
+    RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(tr -d - </proc/sys/kernel/random/uuid)}
+    export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} RAY_AUTH_TOKEN
     cluster=("$here/ray_node.sh" "${RAY_ADDRESS%:*}" "$gpus" "$SLURM_CPUS_PER_TASK")
     trap 'kill "${workers[@]}" 2>/dev/null || true' EXIT
     for host in "${hosts[@]:1}"; do

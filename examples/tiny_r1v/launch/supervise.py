@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from lipo_verl.cpu.launch import leave_nothing
+from lipo_verl.processes import leave_nothing
 
 
 def supervise(log: Path, command: list[str]) -> int:

@@ -15,7 +15,7 @@ Trains one expert or baseline, or resumes from its last checkpoint.
   --framework verl|easyr1        default verl
   --profile   3b|quickstart      default 3b; quickstart: a tiny model on the CPU, in minutes
   --gpus N                       per node; default: all that nvidia-smi lists.
-                                 quickstart: ranks on this CPU, default 1
+                                 quickstart: ranks on its CPU, default 1
   --nodes N                      default 1. More: RAY_ADDRESS names a Ray cluster that has them
   --submit URL                   as a job of the Ray cluster with this dashboard, http://head:8265;
                                  every node sees this repository, data and output under the same paths
@@ -66,7 +66,7 @@ one_of --profile "$profile" "${PROFILES[@]}"
 [[ $nodes =~ ^[1-9][0-9]*$ ]] || die "--nodes $nodes: a number of nodes, 1 or more"
 if [[ $profile == quickstart ]]; then
     [[ $framework == verl ]] || die "--profile quickstart: EasyR1 does not run without a GPU; use verl"
-    [[ $nodes == 1 && -z $submit ]] || die "--profile quickstart: it runs on this machine alone"
+    [[ -z $submit ]] || die "--profile quickstart: --submit is for clusters with GPUs"
     gpus=${gpus:-1} model=${model:-$repository/examples/quickstart/base_model}
 else
     gpus=${gpus:-$(nvidia-smi -L 2>/dev/null | wc -l || true)}
@@ -135,11 +135,11 @@ if [[ $framework == verl ]]; then
         entry=lipo_verl.cpu
     else
         entry=verl.trainer.main_ppo
-        arguments+=("+tiny_r1v/machine=gpus_$machine" "trainer.nnodes=$nodes")
+        arguments+=("+tiny_r1v/machine=gpus_$machine")
     fi
     environment=+ray_kwargs.ray_init.runtime_env.env_vars
     arguments+=(
-        "trainer.n_gpus_per_node=$gpus"
+        "trainer.nnodes=$nodes" "trainer.n_gpus_per_node=$gpus"
         "+tiny_r1v/expert=$expert" "+tiny_r1v/algorithm=$algorithm"
         "recipe.data=$(quoted "$data")" "recipe.output=$(quoted "$output")"
         "trainer.experiment_name=$name"

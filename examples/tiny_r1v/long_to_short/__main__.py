@@ -7,10 +7,8 @@ On a CPU, at quickstart size. What is there from an interrupted run is kept.
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,9 +17,8 @@ from transformers.utils import logging
 import amm
 from examples.quickstart import base_model
 from examples.quickstart.data import write_splits
-from examples.quickstart.stages import EvaluationFailed, evaluate, keep_settings
+from examples.quickstart.stages import command, evaluate, keep_settings
 from examples.quickstart.tasks import TASKS
-from examples.run_folder import FolderInUse, SettingsDiffer, sole_launch
 from examples.tiny_r1v.long_to_short import report, sources
 from examples.tiny_r1v.long_to_short.calibration import calibrate
 from examples.tiny_r1v.long_to_short.merges import SWEEP
@@ -56,10 +53,10 @@ def long_to_short(output: Path, settings: Settings) -> str:
         write_splits(data, train=settings.questions, val=settings.samples, seed=settings.seed)
 
     folders = {"base": base_model.FOLDER}
-    for name, sentences in sources.SENTENCES.items():
+    for name, style in sources.STYLE.items():
         folders[name] = models / name
         if not folders[name].exists():
-            _fine_tune(name, sentences, folders[name], settings)
+            _fine_tune(name, style, folders[name], settings)
     tables = calibrate(output / "calibration", data, folders, BUDGET, settings.seed)
     for merge in SWEEP:
         folders[merge.name] = models / merge.name
@@ -78,8 +75,8 @@ def long_to_short(output: Path, settings: Settings) -> str:
     return report.write(output, list(folders))
 
 
-def _fine_tune(name: str, sentences: int, folder: Path, settings: Settings) -> None:
-    training = sources.recipe(sentences, settings.steps, settings.seed)
+def _fine_tune(name: str, style: str, folder: Path, settings: Settings) -> None:
+    training = sources.recipe(style, settings.steps, settings.seed)
     columns = (
         TextColumn("{task.description}  loss {task.fields[loss]:.3f}"),
         BarColumn(),
@@ -87,33 +84,20 @@ def _fine_tune(name: str, sentences: int, folder: Path, settings: Settings) -> N
         TimeRemainingColumn(),
     )
     logging.disable_progress_bar()  # transformers' own, for each file that it reads
-    print(f"Fine-tuning {name}: {sentences} sentences before the answer", flush=True)
+    print(f"Fine-tuning {name}: answers in the style {style}", flush=True)
     with Progress(*columns, transient=True) as progress:
         bar = progress.add_task(name, total=settings.steps, loss=math.nan)
         for loss in sources.fine_tune(base_model.FOLDER, folder, training):
             progress.update(bar, advance=1, loss=loss)
 
 
+def _show(output: Path, settings: Settings) -> None:
+    print(f"\n{long_to_short(output, settings)}\n{output}/table.md and {output}/plot.png")
+
+
 def main() -> None:
-    """Runs what the command line asks for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.tiny_r1v.long_to_short",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/long-to-short"))
-    for name, default in asdict(Settings()).items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
-    arguments = vars(parser.parse_args())
-    output = arguments.pop("output").resolve()
-    try:
-        with sole_launch(output):
-            table = long_to_short(output, Settings(**arguments))
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted. The same command resumes.")
-    except (FolderInUse, SettingsDiffer, EvaluationFailed, amm.InputError) as error:
-        sys.exit(f"\n{error}")
-    print(f"\n{table}\n{output}/table.md and {output}/plot.png")
+    output = Path("runs/long-to-short")
+    command("examples.tiny_r1v.long_to_short", __doc__, _show, Settings(), output)
 
 
 if __name__ == "__main__":

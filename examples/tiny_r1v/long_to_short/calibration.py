@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import amm
 from examples.quickstart.stages import evaluate
 from examples.quickstart.tasks import TASKS
+from examples.whole import whole
 from lipo_verl.evaluate.results import Pair, write_whole
 
 ANSWERS = 4
@@ -62,10 +63,10 @@ def _ask(folder: Path, data: Path, questions: Path) -> dict[str, int]:
     tables = {task: pq.read_table(data / task / "train.parquet") for task in TASKS}
     for task, table in tables.items():
         repeated = table.take([row for row in range(len(table)) for _ in range(ANSWERS)])
-        file = folder / "asked" / task / "val.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(repeated, file)
-    pq.write_table(pa.concat_tables(tables.values()), questions)
+        with whole(folder / "asked" / task / "val.parquet") as unfinished:
+            pq.write_table(repeated, unfinished)
+    with whole(questions) as unfinished:
+        pq.write_table(pa.concat_tables(tables.values()), unfinished)
     return {task: len(table) for task, table in tables.items()}
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from examples.quickstart.tasks import TASKS
 from examples.tiny_r1v.long_to_short.merges import SCALES
+from examples.whole import write_plot
 from lipo_verl.evaluate import statistics
 from lipo_verl.evaluate.results import Pair, scored, write_whole
 from lipo_verl.evaluate.statistics import Estimate, Scored
-
-matplotlib.use("Agg")  # no screen is needed
 
 HEADER = ("model", "accuracy", "tokens", "tokens per correct", "of long's tokens", *TASKS)
 
@@ -75,7 +73,8 @@ def plot(answers: Mapping[str, Mapping[str, Scored]], path: Path) -> None:
         name: (float(all_of_them.tokens.mean()), float(all_of_them.accuracy.mean()))
         for name, all_of_them in ((name, joined(tasks)) for name, tasks in answers.items())
     }
-    figure, axes = plt.subplots(figsize=(7, 4.5))
+    figure = Figure(figsize=(7, 4.5), layout="tight")
+    axes = figure.subplots()
     single = dict(points)
     for method in SCALES:
         line = [single.pop(name) for name in points if name.rpartition("-")[0] == method]
@@ -89,9 +88,7 @@ def plot(answers: Mapping[str, Mapping[str, Scored]], path: Path) -> None:
     axes.set_ylabel("accuracy")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    write_plot(path, figure)
 
 
 def _answers(folder: Path, name: str) -> dict[str, Scored]:

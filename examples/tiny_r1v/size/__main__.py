@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
 from rich.box import SIMPLE
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from examples.tiny_r1v.size import choice, estimate, frameworks
 from examples.tiny_r1v.size.choice import Fit
-from examples.tiny_r1v.size.estimate import GB, GPUS, Generation, Gpu, Run, Training
+from examples.tiny_r1v.size.estimate import GB, GPUS, Gpu, Run, Times
 from examples.tiny_r1v.size.shapes import BUILT_IN, Shape, SizeError, shape
 
 DOES_NOT_FIT, BAD_INPUT = 1, 2
@@ -42,64 +43,69 @@ LABELS = {
 def report(shape: Shape, run: Run, gpu: Gpu, console: Console) -> int:
     """Prints tables and settings, or what to change; returns the exit code."""
     found = choice.choose(shape, run, gpu)
+    trained = f", {shape.adapters(run.lora_rank) / 1e6:.0f}e6 in adapters" if run.lora_rank else ""
     console.print(
-        f"{shape.parameters / 1e9:.2f}e9 parameters, {run.gpus} × {gpu.memory / GB:.0f} GB; "
+        f"{shape.parameters / 1e9:.2f}e9 parameters{trained}, "
+        f"{run.gpus} × {gpu.memory / GB:.0f} GB; "
         f"{run.batch} prompts × {run.rollouts} responses, {run.prompt} + {run.response} tokens. "
-        "Estimates.",
-        highlight=False,
-        soft_wrap=True,
+        "Estimates."
     )
     if not found:
         console.print("\n[bold]It does not fit.[/bold]")
         for line in choice.remedies(shape, run, gpu):
-            console.print(f"- {line}", highlight=False, soft_wrap=True)
+            console.print(f"- {line}")
         return DOES_NOT_FIT
-    console.print(memory_table(found))
-    console.print(time_table(shape, run, found, gpu))
+    console.print(_table("GB on each GPU", ["training", "generation"], _memory(found)))
+    times = estimate.times(shape, run, found.setting, gpu, found.generation.cache)
+    console.print(_table("Time", [""], _time(times, run)))
     host = estimate.host_bytes(shape, run, found.setting)
     console.print(
         f"Offloaded into the nodes' memory, all together: {host / GB:.0f} GB. vLLM generates "
         f"{min(found.concurrent, estimate.MAX_SEQUENCES)} answers of full length at a time. A "
-        f"checkpoint takes {estimate.checkpoint_bytes(shape) / GB:.0f} GB of disk.\n",
-        highlight=False,
-        soft_wrap=True,
+        f"checkpoint takes {estimate.checkpoint_bytes(shape, run.lora_rank) / GB:.0f} GB of disk.\n"
     )
-    for name, overrides in (("verl", frameworks.verl), ("EasyR1", frameworks.easyr1)):
-        console.print(f"{name}:", highlight=False)
-        for line in overrides(run, found.setting):
-            console.print(f"  {line}", highlight=False, soft_wrap=True)
+    for name in ("verl", "EasyR1"):
+        console.print(f"{name}:")
+        for line in frameworks.overrides(name.lower(), run, found.setting):
+            console.print(f"  {line}")
     return 0
 
 
-def memory_table(found: Fit) -> Table:
-    """GB of one GPU in both phases."""
-    table = Table(title="GB on each GPU", title_justify="left", box=SIMPLE)
-    table.add_column("")
-    table.add_column("training", justify="right")
-    table.add_column("generation", justify="right")
-    for part, label in LABELS.items():
-        table.add_row(label, _gb(found.training, part), _gb(found.generation, part))
-    table.add_row("peak of what comes and goes", f"{found.training.fleeting / GB:.1f}", "")
-    totals = (f"{each.total / GB:.1f}" for each in (found.training, found.generation))
-    table.add_row("total", *totals, style="bold")
-    table.add_row("of", f"{found.gpu_memory / GB:.1f}", f"{found.gpu_memory / GB:.1f}")
-    return table
+def _memory(found: Fit) -> dict[str, list[str]]:
+    """GB of one GPU in training and in generation, by what takes them."""
+    phases = (found.training, found.generation)
+    parts = {label: [getattr(each, part, 0.0) for each in phases] for part, label in LABELS.items()}
+    rows = {label: [f"{n / GB:.1f}" if n else "" for n in both] for label, both in parts.items()}
+    return rows | {
+        "peak of what comes and goes": [f"{found.training.fleeting / GB:.1f}"],
+        "[bold]total": [f"{each.total / GB:.1f}" for each in phases],
+        "of": [f"{found.gpu_memory / GB:.1f}"] * 2,
+    }
 
 
-def time_table(shape: Shape, run: Run, found: Fit, gpu: Gpu) -> Table:
+def _time(times: Times, run: Run) -> dict[str, list[str]]:
     """Seconds of a step, and GPU hours of the run."""
-    seconds = estimate.times(shape, run, found.setting, gpu, found.generation.cache)
-    table = Table(title="Time", title_justify="left", box=SIMPLE)
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_row("generation", f"{seconds.generation:.0f} s")
-    table.add_row("log probabilities", f"{seconds.log_probs:.0f} s")
-    table.add_row("update", f"{seconds.update:.0f} s")
-    table.add_row("everything else", f"{seconds.overhead:.0f} s")
-    table.add_row("a step", f"{seconds.step:.0f} s", style="bold")
-    hours = run.steps * seconds.step / 3600
-    table.add_row(f"{run.steps} steps", f"{hours:.1f} hours")
-    table.add_row("on all GPUs", f"{hours * run.gpus:.0f} GPU hours", style="bold")
+    hours = run.steps * times.step / 3600
+    seconds = {
+        "generation": times.generation,
+        "log probabilities": times.log_probs,
+        "update": times.update,
+        "everything else": times.overhead,
+        "[bold]a step": times.step,
+    }
+    return {label: [f"{n:.0f} s"] for label, n in seconds.items()} | {
+        f"{run.steps} steps": [f"{hours:.1f} hours"],
+        "[bold]on all GPUs": [f"{hours * run.gpus:.0f} GPU hours"],
+    }
+
+
+def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
+    """Rows by their labels; a row whose label is bold is bold."""
+    table = Table("", title=title, title_justify="left", box=SIMPLE)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for label, cells in rows.items():
+        table.add_row(label, *cells, style="bold" if label.startswith("[bold]") else "")
     return table
 
 
@@ -109,11 +115,6 @@ def gigabytes(text: str) -> float:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; write 80GB")
     return float(found[1]) * GB
-
-
-def _gb(memory: Training | Generation, part: str) -> str:
-    value = getattr(memory, part, 0.0)
-    return f"{value / GB:.1f}" if value else ""
 
 
 def _positive(text: str) -> int:
@@ -145,13 +146,18 @@ def _parser() -> argparse.ArgumentParser:
     }
     for name, (default, what) in numbers.items():
         parser.add_argument(f"--{name}", type=_positive, default=default, help=f"{what}; {default}")
+    parser.add_argument(
+        "--lora-rank",
+        type=_positive,
+        default=0,
+        help="adapters of this rank beside frozen weights; default: all weights are trained",
+    )
     parser.add_argument("--no-reference", action="store_true", help="no KL, no reference model")
     parser.add_argument("--fused", action="store_true", help="verl's use_fused_kernels")
     return parser
 
 
 def main() -> None:
-    """Runs what the command line asks for."""
     arguments = _parser().parse_args()
     gpu = GPUS[arguments.gpu]
     if arguments.gpu_memory:
@@ -166,7 +172,7 @@ def main() -> None:
             **{f.name: getattr(arguments, f.name) for f in fields(Run) if f.name != "reference"},
             reference=not arguments.no_reference,
         )
-        sys.exit(report(shape(arguments.model), run, gpu, Console()))
+        sys.exit(report(shape(arguments.model), run, gpu, Console(highlight=False, soft_wrap=True)))
     except SizeError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice, product
 
 from examples.tiny_r1v.size import estimate
 from examples.tiny_r1v.size.estimate import GB, Generation, Gpu, Run, Setting, Training
@@ -16,7 +17,8 @@ OFFLOADS = ((False, False, False), (True, False, False), (True, True, False), (F
 """Moments, weights, everything all the time; the later, the slower."""
 LEAST_CONCURRENT = 32
 """[ours] With fewer answers at a time on a GPU, generation crawls."""
-MOST_GPUS = 1024
+MOST_GPUS, LEAST_RESPONSE = 1024, 256
+"""No remedy goes further."""
 
 
 @dataclass(frozen=True)
@@ -54,41 +56,23 @@ def fit(shape: Shape, run: Run, setting: Setting, gpu: Gpu) -> Fit:
     )
 
 
+def fits(shape: Shape, run: Run, gpu: Gpu) -> Iterator[Fit]:
+    """All settings that may be tried, the preferred first: no offloading; a whole vLLM on each GPU;
+    large micro batches, which hold the longest sequence at least; a large share for vLLM."""
+    engines = [n for n in TENSOR_PARALLEL if not (run.gpus % n or shape.heads % n)]
+    micro = [*(tokens for tokens in MICRO_TOKENS if tokens > run.sequence), run.sequence]
+    for offloads, engine, tokens, share in product(OFFLOADS, engines, micro, UTILIZATIONS):
+        yield fit(shape, run, Setting(tokens, *offloads, engine, share), gpu)
+
+
 def choose(shape: Shape, run: Run, gpu: Gpu) -> Fit | None:
-    """The first setting that fits, or None.
-
-    Preferred, in this order: no offloading; a whole vLLM on each GPU; large micro batches; a large
-    share for vLLM.
-    """
-    every = (fit(shape, run, setting, gpu) for setting in settings(shape, run))
-    return next((each for each in every if each.fits), None)
-
-
-def frugal(shape: Shape, run: Run, gpu: Gpu) -> Fit:
-    """The setting that takes the least memory for training, and generates if any does."""
-    found = [fit(shape, run, setting, gpu) for setting in settings(shape, run)]
-    return min(found, key=lambda each: (each.training.total, not each.generates))
-
-
-def settings(shape: Shape, run: Run) -> Iterator[Setting]:
-    """All that may be tried, the preferred first. A micro batch holds the longest sequence."""
-    for moments, weights, everything in OFFLOADS:
-        for tensor_parallel in TENSOR_PARALLEL:
-            if run.gpus % tensor_parallel or shape.heads % tensor_parallel:
-                continue
-            for tokens in micro_tokens(run):
-                for share in UTILIZATIONS:
-                    yield Setting(tokens, moments, weights, everything, tensor_parallel, share)
-
-
-def micro_tokens(run: Run) -> list[int]:
-    """Sizes of micro batches that hold the longest sequence, which is the smallest of them."""
-    return [*(tokens for tokens in MICRO_TOKENS if tokens > run.sequence), run.sequence]
+    """The first setting that fits, or None."""
+    return next((each for each in fits(shape, run, gpu) if each.fits), None)
 
 
 def remedies(shape: Shape, run: Run, gpu: Gpu) -> list[str]:
     """What would make a run fit that doesn't, each by itself."""
-    least = frugal(shape, run, gpu)
+    least = min(fits(shape, run, gpu), key=lambda each: (each.training.total, not each.generates))
     lines = []
     if not least.trains:
         lines.append(
@@ -101,21 +85,14 @@ def remedies(shape: Shape, run: Run, gpu: Gpu) -> list[str]:
             f"vLLM has room for {max(0, least.concurrent)} answers of full length at a time, which "
             f"is less than {LEAST_CONCURRENT}"
         )
-    more = run.gpus
-    while more < MOST_GPUS:
-        more *= 2
-        if choose(shape, replace(run, gpus=more), gpu):
-            lines.append(f"--gpus {more} fits")
-            break
-    shorter = run.response
-    while shorter > 256:
-        shorter //= 2
-        if choose(shape, replace(run, response=shorter), gpu):
-            lines.append(f"--response {shorter} fits")
-            break
-    roomier = sorted({each.memory for each in estimate.GPUS.values() if each.memory > gpu.memory})
-    for memory in roomier:
-        if choose(shape, run, replace(gpu, memory=memory)):
-            lines.append(f"--gpu-memory {memory / GB:.0f}GB fits")
-            break
+    gpus = [n for k in range(1, 11) if (n := run.gpus << k) <= MOST_GPUS]
+    responses = [n for k in range(1, 64) if (n := run.response >> k) >= LEAST_RESPONSE]
+    memories = sorted({each.memory for each in estimate.GPUS.values() if each.memory > gpu.memory})
+    for tried in (
+        [(f"--gpus {n}", replace(run, gpus=n), gpu) for n in gpus],
+        [(f"--response {n}", replace(run, response=n), gpu) for n in responses],
+        [(f"--gpu-memory {n / GB:.0f}GB", run, replace(gpu, memory=n)) for n in memories],
+    ):
+        fitting = (f"{said} fits" for said, *changed in tried if choose(shape, *changed))
+        lines += islice(fitting, 1)
     return lines

@@ -45,8 +45,6 @@ MAX_SEQUENCES = 256
 """[ours] Answers that one vLLM generates at a time, if the cache holds them."""
 STEP_OVERHEAD = 40.0
 """[EasyR1] Seconds of each step for weights to vLLM, rewards, data and logging."""
-STATE_BYTES = 12
-"""[framework] A parameter in a checkpoint: its fp32 weight and two moments."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,7 @@ class Run:
         reference: a reference model is there for KL.
         steps: of the run.
         fused: verl's use_fused_kernels, which never has the logits of a whole micro batch.
+        lora_rank: of adapters on all linear layers, beside frozen weights; 0 trains all weights.
     """
 
     gpus: int
@@ -98,6 +97,7 @@ class Run:
     reference: bool
     steps: int
     fused: bool = False
+    lora_rank: int = 0
 
     @property
     def sequence(self) -> int:
@@ -193,20 +193,14 @@ class Times:
         return self.generation + self.log_probs + self.update + self.overhead
 
 
-def weight_bytes(shape: Shape, gpus: int) -> float:
-    """4·P/N: fp32 weights, sharded. Gradients take as much [framework]."""
-    return 4 * shape.parameters / gpus
+def trained(shape: Shape, lora_rank: int) -> int:
+    """Parameters that have gradients and moments: LoRA's adapters, or without a rank all."""
+    return shape.adapters(lora_rank) or shape.parameters
 
 
-def moment_bytes(shape: Shape, gpus: int) -> float:
-    """8·P/N: Adam's two moments in fp32, sharded [framework]."""
-    return 8 * shape.parameters / gpus
-
-
-def gathered_bytes(shape: Shape) -> float:
-    """2·2·(2·layer + embeddings): bf16 weights of the layer in work and of the next one, of what
-    belongs to no layer, and as much of their gradients before they are reduced [framework]."""
-    return 2 * 2 * (2 * shape.layer_parameters + shape.embedding_parameters)
+def held(shape: Shape, lora_rank: int) -> int:
+    """Parameters of the model with its adapters."""
+    return shape.parameters + shape.adapters(lora_rank)
 
 
 def activation_bytes(shape: Shape, micro_tokens: int, image_share: float) -> float:
@@ -225,28 +219,31 @@ def activation_bytes(shape: Shape, micro_tokens: int, image_share: float) -> flo
     return text + patches * (2 * shape.image_depth * shape.image_hidden + block)
 
 
-def logit_bytes(shape: Shape, micro_tokens: int) -> float:
-    """T·V·LOGIT_BYTES: verl computes the logits of all tokens of a micro batch at once."""
-    return micro_tokens * shape.vocabulary * LOGIT_BYTES
-
-
 def cache_bytes_per_token(shape: Shape, tensor_parallel: int) -> float:
     """2·2·L·kv/tp: keys and values in bf16. vLLM doubles heads where tp exceeds their number."""
     return 4 * shape.layers * shape.key_value / min(tensor_parallel, shape.key_value_heads)
 
 
 def training_memory(shape: Shape, run: Run, setting: Setting) -> Training:
-    """One GPU while the model is trained; vLLM sleeps, the reference model is elsewhere."""
-    on_gpu = 0.0 if setting.cpu_offload else 1.0
-    weights = weight_bytes(shape, run.gpus) * on_gpu
+    """One GPU while the model is trained; vLLM sleeps, the reference model is elsewhere. 4·P/N for
+    fp32 weights; of what is trained as much for gradients and 8·P/N for Adam's two moments; all
+    sharded [framework]. verl keeps LoRA's frozen weights in fp32 as well, EasyR1 in bf16, half of
+    what is counted here [framework]."""
+    logit_tokens = FUSED_TOKENS if run.fused else setting.micro_tokens
+    sharded = 0.0 if setting.cpu_offload else 4 / run.gpus
+    gradients = sharded * trained(shape, run.lora_rank)
+    # The layer in work, the next one and what belongs to no layer.
+    gathered = 2 * shape.layer_parameters + shape.embedding_parameters
+    adapters = 2 * run.lora_rank * shape.layer_widths
     return Training(
-        weights=weights,
-        gradients=weights,
-        moments=moment_bytes(shape, run.gpus) * on_gpu,
-        gathered=gathered_bytes(shape),
+        weights=sharded * held(shape, run.lora_rank),
+        gradients=gradients,
+        moments=2 * gradients,
+        # In bf16, and so are their gradients before they are reduced [framework].
+        gathered=2 * (gathered + adapters) + 2 * (adapters or gathered),
         activations=activation_bytes(shape, setting.micro_tokens, run.image / run.sequence),
-        logits=logit_bytes(shape, FUSED_TOKENS if run.fused else setting.micro_tokens),
-        step=weights,  # torch's Adam takes the roots of all second moments at once [framework]
+        logits=logit_tokens * shape.vocabulary * LOGIT_BYTES,
+        step=gradients,  # torch's Adam takes the roots of all second moments at once [framework]
         reserved=RESERVED,
     )
 
@@ -257,8 +254,8 @@ def generation_memory(shape: Shape, run: Run, setting: Setting, gpu_memory: floa
     moments_stay = not (setting.optimizer_offload or setting.cpu_offload)
     vllm_weights = 2 * shape.parameters / setting.tensor_parallel
     return Generation(
-        weights=weight_bytes(shape, run.gpus) * weights_stay,
-        moments=moment_bytes(shape, run.gpus) * moments_stay,
+        weights=4 * held(shape, run.lora_rank) / run.gpus * weights_stay,
+        moments=8 * trained(shape, run.lora_rank) / run.gpus * moments_stay,
         vllm_weights=vllm_weights,
         vllm_workspace=VLLM_WORKSPACE,
         cache=setting.utilization * gpu_memory - vllm_weights - VLLM_WORKSPACE,
@@ -267,13 +264,17 @@ def generation_memory(shape: Shape, run: Run, setting: Setting, gpu_memory: floa
 
 
 def host_bytes(shape: Shape, run: Run, setting: Setting) -> float:
-    """What offloading takes of the machines' memory, all nodes together: 4·P for the weights, 8·P
-    for the moments, 4·P for gradients that never come to the GPU, 4·P for the reference model,
-    which verl keeps there [framework]."""
-    parts = 4 * (setting.param_offload or setting.cpu_offload)
-    parts += 8 * (setting.optimizer_offload or setting.cpu_offload)
-    parts += 4 * setting.cpu_offload + 4 * run.reference
-    return parts * shape.parameters
+    """What offloading takes of the machines' memory, all nodes together: 4·P for the weights; of
+    what is trained 8·P for the moments and 4·P for gradients that never come to the GPU; 4·P for
+    the reference model, which verl keeps there [framework]. With LoRA verl's reference is the model
+    without its adapters, and the 4·P are a copy of the frozen weights while they are merged for
+    vLLM [framework]."""
+    of_trained = 8 * (setting.optimizer_offload or setting.cpu_offload) + 4 * setting.cpu_offload
+    return (
+        4 * held(shape, run.lora_rank) * (setting.param_offload or setting.cpu_offload)
+        + of_trained * trained(shape, run.lora_rank)
+        + 4 * shape.parameters * (run.reference or run.lora_rank > 0)
+    )
 
 
 def node_bytes(shape: Shape, run: Run, setting: Setting, per_node: int) -> float:
@@ -284,22 +285,13 @@ def node_bytes(shape: Shape, run: Run, setting: Setting, per_node: int) -> float
     per_node: GPUs of a node
     """
     offloaded = host_bytes(shape, run, setting) * per_node / run.gpus
-    return 4 * shape.parameters * per_node + offloaded + 32 * GB
+    return 4 * held(shape, run.lora_rank) * per_node + offloaded + 32 * GB
 
 
-def checkpoint_bytes(shape: Shape) -> float:
-    """One checkpoint: weights and moments, so that the run can resume."""
-    return STATE_BYTES * shape.parameters
-
-
-def run_bytes(shape: Shape, checkpoints: int) -> float:
-    """What a run's folder takes when its last checkpoint is written."""
-    return checkpoints * checkpoint_bytes(shape)
-
-
-def finished_bytes(shape: Shape, checkpoints: int) -> float:
-    """The same when only the last checkpoint has kept its moments."""
-    return checkpoint_bytes(shape) + (checkpoints - 1) * 4 * shape.parameters
+def checkpoint_bytes(shape: Shape, lora_rank: int = 0) -> float:
+    """One checkpoint, so that the run can resume: fp32 weights, LoRA's frozen ones too, and two
+    moments of what is trained [framework]."""
+    return 4 * held(shape, lora_rank) + 8 * trained(shape, lora_rank)
 
 
 def concurrent(shape: Shape, run: Run, setting: Setting, cache: float) -> int:
@@ -308,11 +300,11 @@ def concurrent(shape: Shape, run: Run, setting: Setting, cache: float) -> int:
 
 
 def forward_flops(shape: Shape, tokens: float, sequence: float) -> float:
-    """2·P·T + 2·L·h·S·T: a multiplication and an addition for each parameter of the layers and of
+    """2·P·T + 2·L·q·S·T: a multiplication and an addition for each parameter of the layers and of
     the output layer, and causal attention over sequences of S tokens. The vision tower, a fifth of
     a 3B model, is counted at the same tokens: an estimate from above."""
     used = shape.parameters - (0 if shape.tied else shape.vocabulary * shape.hidden)
-    return tokens * (2 * used + 2 * shape.layers * shape.hidden * sequence)
+    return tokens * (2 * used + 2 * shape.layers * shape.query * sequence)
 
 
 def times(shape: Shape, run: Run, setting: Setting, gpu: Gpu, cache: float) -> Times:
@@ -321,7 +313,8 @@ def times(shape: Shape, run: Run, setting: Setting, gpu: Gpu, cache: float) -> T
     generation: prompts are read once for all their responses; then every pass over the weights and
                 the cache makes a token for each answer at hand, as fast as the memory is read
     log_probs:  a forward pass by the policy, one more by the reference
-    update:     forward, once more for the checkpoints, and backward at twice its cost: 4 forward
+    update:     forward, once more for the checkpoints, and backward at twice its cost: 4 forward,
+                less the gradients of frozen weights
     """
     engines = run.gpus // setting.tensor_parallel
     at_once = min(
@@ -336,21 +329,20 @@ def times(shape: Shape, run: Run, setting: Setting, gpu: Gpu, cache: float) -> T
     passes = run.sequences * run.mean_response / (engines * at_once)
     decode = passes * read / (DECODE_EFFICIENCY * gpu.bandwidth)
     prefill = forward_flops(shape, run.batch * run.mean_prompt, run.mean_prompt)
-    forward = forward_flops(shape, run.tokens, length) / (run.gpus * MFU * gpu.flops)
+    speed = run.gpus * MFU * gpu.flops
+    forward = forward_flops(shape, run.tokens, length) / speed
+    frozen = forward_flops(shape, run.tokens, 0) / speed * (run.lora_rank > 0)
     micro_batches = math.ceil(run.tokens / run.gpus / setting.micro_tokens)
     latency = micro_batches * (shape.layers + shape.image_depth) * LAYER_LATENCY
-    gathering = micro_batches * gather_seconds(shape, run)
+    # 2·P bytes over the network for each micro batch of a forward pass; within a node LAYER_LATENCY
+    # has it. FSDP fetches a layer ahead, so the longer of this and of what is computed counts.
+    networked = micro_batches / NETWORK * (run.gpus > GPUS_PER_NODE)
+    gathering = networked * 2 * held(shape, run.lora_rank)
+    reducing = networked * 4 * trained(shape, run.lora_rank)
     return Times(
         generation=decode + prefill / (run.gpus * PREFILL_MFU * gpu.flops),
         log_probs=(2 if run.reference else 1) * max(forward + latency / 4, gathering),
         # The weights are gathered twice, and the fp32 gradients reduced.
-        update=max(4 * forward + latency, 4 * gathering),
+        update=max(4 * forward - frozen + latency, 2 * gathering + reducing),
         overhead=STEP_OVERHEAD,
     )
-
-
-def gather_seconds(shape: Shape, run: Run) -> float:
-    """2·P bytes over the network, for one micro batch of a forward pass; 0 within one node, where
-    LAYER_LATENCY has it. FSDP fetches a layer ahead, so a step takes the longer of this and of what
-    it computes."""
-    return 2 * shape.parameters / NETWORK if run.gpus > GPUS_PER_NODE else 0.0

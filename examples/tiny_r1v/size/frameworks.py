@@ -11,108 +11,82 @@ from examples.tiny_r1v.size.estimate import Run, Setting
 IMAGE, MEAN_PROMPT, MEAN_RESPONSE = 1280, 700, 250
 """Tokens that a configuration does not say: docs/recipe/sizing.md."""
 
+KEYS: dict[str, dict[str, str | bool]] = {
+    "verl": {
+        "data.train_batch_size": "batch",
+        "data.max_prompt_length": "prompt",
+        "data.max_response_length": "response",
+        "actor_rollout_ref.actor.use_dynamic_bsz": True,
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": "micro_tokens",
+        "actor_rollout_ref.actor.fsdp_config.param_offload": "param_offload",
+        "actor_rollout_ref.actor.fsdp_config.optimizer_offload": "optimizer_offload",
+        "actor_rollout_ref.actor.fsdp_config.offload_policy": "cpu_offload",
+        "actor_rollout_ref.model.enable_gradient_checkpointing": True,
+        "actor_rollout_ref.model.use_fused_kernels": "fused",
+        "actor_rollout_ref.model.lora_rank": "lora_rank",
+        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": "micro_tokens",
+        "actor_rollout_ref.rollout.n": "rollouts",
+        "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu": "micro_tokens",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size": "tensor_parallel",
+        "actor_rollout_ref.rollout.gpu_memory_utilization": "utilization",
+    },
+    "easyr1": {
+        "data.rollout_batch_size": "batch",
+        "data.max_prompt_length": "prompt",
+        "data.max_response_length": "response",
+        "worker.actor.micro_batch_size_per_device_for_update": "micro_sequences",
+        "worker.actor.micro_batch_size_per_device_for_experience": "micro_sequences",
+        "worker.actor.model.enable_gradient_checkpointing": True,
+        "worker.actor.model.lora.rank": "lora_rank",
+        "worker.actor.offload.offload_params": "param_offload",
+        "worker.actor.offload.offload_optimizer": "optimizer_offload",
+        "worker.actor.fsdp.enable_cpu_offload": "cpu_offload",
+        "worker.ref.fsdp.enable_cpu_offload": "reference",
+        "worker.rollout.n": "rollouts",
+        "worker.rollout.tensor_parallel_size": "tensor_parallel",
+        "worker.rollout.gpu_memory_utilization": "utilization",
+    },
+}
+"""What of a run or a setting each key has; of several keys for one, the first is read. EasyR1
+counts micro batches in full sequences."""
 
-def verl(run: Run, setting: Setting) -> list[str]:
-    """The settings as overrides of verl 0.9."""
-    actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+
+def overrides(framework: str, run: Run, setting: Setting) -> list[str]:
+    """The settings on a framework's command line; EasyR1 0.3.2 has no key for LoRA's rank."""
+    values = {**vars(run), **vars(setting)}
+    values["micro_sequences"] = max(1, setting.micro_tokens // run.sequence)
     return [
-        f"data.train_batch_size={run.batch}",
-        f"data.max_prompt_length={run.prompt}",
-        f"data.max_response_length={run.response}",
-        f"{actor}.use_dynamic_bsz=true",
-        f"{actor}.ppo_max_token_len_per_gpu={setting.micro_tokens}",
-        f"{actor}.fsdp_config.param_offload={_yes(setting.param_offload)}",
-        f"{actor}.fsdp_config.optimizer_offload={_yes(setting.optimizer_offload)}",
-        f"{actor}.fsdp_config.offload_policy={_yes(setting.cpu_offload)}",
-        "actor_rollout_ref.model.enable_gradient_checkpointing=true",
-        f"actor_rollout_ref.model.use_fused_kernels={_yes(run.fused)}",
-        f"actor_rollout_ref.ref.log_prob_max_token_len_per_gpu={setting.micro_tokens}",
-        f"{rollout}.n={run.rollouts}",
-        f"{rollout}.log_prob_max_token_len_per_gpu={setting.micro_tokens}",
-        f"{rollout}.tensor_model_parallel_size={setting.tensor_parallel}",
-        f"{rollout}.gpu_memory_utilization={setting.utilization}",
+        f"{key}={values.get(name, name)}".lower()
+        for key, name in KEYS[framework].items()
+        if name != "lora_rank" or run.lora_rank
     ]
 
 
-def easyr1(run: Run, setting: Setting) -> list[str]:
-    """The settings as overrides of EasyR1, whose micro batches are counted in full sequences."""
-    actor, rollout = "worker.actor", "worker.rollout"
-    sequences = max(1, setting.micro_tokens // run.sequence)
-    return [
-        f"data.rollout_batch_size={run.batch}",
-        f"data.max_prompt_length={run.prompt}",
-        f"data.max_response_length={run.response}",
-        f"{actor}.micro_batch_size_per_device_for_update={sequences}",
-        f"{actor}.micro_batch_size_per_device_for_experience={sequences}",
-        f"{actor}.model.enable_gradient_checkpointing=true",
-        f"{actor}.offload.offload_params={_yes(setting.param_offload)}",
-        f"{actor}.offload.offload_optimizer={_yes(setting.optimizer_offload)}",
-        f"{actor}.fsdp.enable_cpu_offload={_yes(setting.cpu_offload)}",
-        f"worker.ref.fsdp.enable_cpu_offload={_yes(run.reference)}",
-        f"{rollout}.n={run.rollouts}",
-        f"{rollout}.tensor_parallel_size={setting.tensor_parallel}",
-        f"{rollout}.gpu_memory_utilization={setting.utilization}",
-    ]
-
-
-def read_verl(config: DictConfig) -> tuple[Run, Setting]:
-    """What a composed configuration of verl asks for."""
-    hosts, trainer = config.actor_rollout_ref, config.trainer
-    actor, rollout = hosts.actor, hosts.rollout
+def read(framework: str, config: DictConfig) -> tuple[Run, Setting]:
+    """What a composed configuration of the framework asks for."""
+    found = {
+        name: OmegaConf.select(config, key, default=False)
+        for key, name in reversed(KEYS[framework].items())
+    }
+    trainer, algorithm = config.trainer, config.algorithm
+    if framework == "verl":
+        found["steps"] = trainer.total_training_steps
+        in_loss = config.actor_rollout_ref.actor.use_kl_loss
+        found["reference"] = in_loss or algorithm.use_kl_in_reward
+    else:
+        found["steps"], found["reference"] = trainer.max_steps, not algorithm.disable_kl
+        sequence = found["prompt"] + found["response"]
+        found["micro_tokens"] = found["micro_sequences"] * sequence
     run = Run(
         gpus=trainer.n_gpus_per_node * trainer.nnodes,
-        batch=config.data.train_batch_size,
-        rollouts=rollout.n,
-        prompt=config.data.max_prompt_length,
-        response=config.data.max_response_length,
-        image=min(IMAGE, config.data.max_prompt_length),
+        image=min(IMAGE, found["prompt"]),
         mean_prompt=MEAN_PROMPT,
         mean_response=MEAN_RESPONSE,
-        reference=actor.use_kl_loss or config.algorithm.use_kl_in_reward,
-        steps=trainer.total_training_steps,
-        fused=hosts.model.use_fused_kernels,
+        **{name: found[name] for name in Run.__dataclass_fields__ if name in found},
     )
-    setting = Setting(
-        micro_tokens=actor.ppo_max_token_len_per_gpu,
-        optimizer_offload=actor.fsdp_config.optimizer_offload,
-        param_offload=actor.fsdp_config.param_offload,
-        cpu_offload=actor.fsdp_config.offload_policy,
-        tensor_parallel=rollout.tensor_model_parallel_size,
-        utilization=rollout.gpu_memory_utilization,
-    )
-    return run, setting
-
-
-def read_easyr1(config: DictConfig) -> tuple[Run, Setting]:
-    """What a file of the recipe asks of EasyR1."""
-    data, actor, rollout = config.data, config.worker.actor, config.worker.rollout
-    run = Run(
-        gpus=config.trainer.n_gpus_per_node * config.trainer.nnodes,
-        batch=data.rollout_batch_size,
-        rollouts=rollout.n,
-        prompt=data.max_prompt_length,
-        response=data.max_response_length,
-        image=min(IMAGE, data.max_prompt_length),
-        mean_prompt=MEAN_PROMPT,
-        mean_response=MEAN_RESPONSE,
-        reference=not config.algorithm.disable_kl,
-        steps=config.trainer.max_steps,
-    )
-    setting = Setting(
-        micro_tokens=actor.micro_batch_size_per_device_for_update * run.sequence,
-        optimizer_offload=actor.offload.offload_optimizer,
-        param_offload=actor.offload.offload_params,
-        cpu_offload=OmegaConf.select(actor, "fsdp.enable_cpu_offload", default=False),
-        tensor_parallel=rollout.tensor_parallel_size,
-        utilization=rollout.gpu_memory_utilization,
-    )
-    return run, setting
+    return run, Setting(**{name: found[name] for name in Setting.__dataclass_fields__})
 
 
 def checkpoints(config: DictConfig, steps: int) -> int:
     """How many a run of either framework saves; its last step is saved in any case."""
     return math.ceil(steps / config.trainer.save_freq) if config.trainer.save_freq > 0 else 0
-
-
-def _yes(value: bool) -> str:
-    return str(value).lower()

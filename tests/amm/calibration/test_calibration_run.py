@@ -15,6 +15,7 @@ from amm.errors import InputError
 from examples.quickstart.base_model import FOLDER
 
 
+@pytest.mark.slow
 def test_activations_of_the_base_hold_a_merge_back(other_folder, tmp_path):
     questions = write_questions(tmp_path / "train.parquet", [3, 90, 200])
     answers = write_answers(tmp_path / "short.jsonl", [(0, 5, 1), (2, 5, 1)])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -35,6 +36,7 @@ case " $* " in
         ;;
     *" -m ray.scripts.scripts "*)
         echo "ray ${{*:3}}" >>"$CALLS"
+        echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN" >>"$CALLS-secrets"
         [[ $* != *--block* ]] || exec sleep 20 >/dev/null 2>&1
         ;;
     *) exec {sys.executable} "$@" ;;
@@ -113,7 +115,7 @@ def test_help_names_every_option(script):
         (("--algorithm", "lipo", "--expert", "ocr", "--gpus", "all"), "--gpus all: a number"),
         ((*QUICK, "--until", "soon"), "--until soon: no time"),
         ((*QUICK, "--framework", "easyr1"), "EasyR1 does not run without a GPU"),
-        ((*QUICK, "--nodes", "2"), "this machine alone"),
+        ((*QUICK, "--submit", "http://head:8265"), "clusters with GPUs"),
         (("--algorithm", "lipo", "--expert", "ocr", "--gpus", "8", "--nodes", "2"), "RAY_ADDRESS"),
     ],
 )
@@ -544,6 +546,9 @@ def test_a_slurm_job_of_several_nodes_trains_on_a_ray_cluster_of_them(
     assert "+tiny_r1v/machine=gpus_8" in command
     assert "+recipe.save_from=1800001800" in command
     assert all("--cpus-per-task=16" in step for step in steps(tmp_path))
+    secrets = (tmp_path / "calls-secrets").read_text().splitlines()
+    assert len(secrets) == 2 and len(set(secrets)) == 1, "one token for all nodes"
+    assert re.fullmatch("token [0-9a-f]{32}", secrets[0])
 
 
 @pytest.mark.parametrize("container", ["box /images/lipo.sif", "--container-image=/images/l.sqsh"])

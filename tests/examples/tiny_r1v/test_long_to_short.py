@@ -15,7 +15,8 @@ from amm.calibration.questions import read_answers, read_questions
 from amm.methods import get_method
 from examples.quickstart import base_model
 from examples.quickstart.data import write_splits
-from examples.quickstart.tasks import TASKS, make_example, worked_answer
+from examples.quickstart.tasks import TASKS, make_example, respond
+from examples.run_folder import SettingsDiffer
 from examples.tiny_r1v.long_to_short import __main__ as command
 from examples.tiny_r1v.long_to_short import calibration, report, sources
 from examples.tiny_r1v.long_to_short.merges import INTERPOLATION, SWEEP, scaled
@@ -26,9 +27,9 @@ from lipo_verl.evaluate.statistics import Scored
 def pair(tmp_path_factory):
     """The folders of both models after two steps each, by name, with the base."""
     folders = {"base": base_model.FOLDER}
-    for name, sentences in sources.SENTENCES.items():
+    for name, style in sources.STYLE.items():
         folders[name] = tmp_path_factory.mktemp("models") / name
-        training = sources.recipe(sentences, steps=2, seed=0)
+        training = sources.recipe(style, steps=2, seed=0)
         losses = list(sources.fine_tune(base_model.FOLDER, folders[name], training))
         assert len(losses) == 2
     return folders
@@ -57,17 +58,15 @@ def test_the_two_models_differ_from_the_base_and_from_each_other(pair):
     assert not torch.equal(long[key], quick[key])
 
 
-@pytest.mark.parametrize("name", list(sources.SENTENCES))
+@pytest.mark.parametrize("name", list(sources.STYLE))
 def test_all_answers_that_a_model_learns_have_its_length(name):
-    sentences = sources.SENTENCES[name]
-    training = sources.recipe(sentences, steps=1, seed=3)
+    style = sources.STYLE[name]
+    training = sources.recipe(style, steps=1, seed=3)
     processor = base_model.Qwen2_5_VLProcessor.from_pretrained(base_model.FOLDER)
-    batch = next(base_model.batches(processor, training, worked=True))
+    batch, _ = next(base_model.batches(processor, training, styled=True))
     lengths = (batch.labels != -100).sum(dim=1)
     rng = Random(0)
-    answers = [
-        worked_answer(make_example(task, rng), sentences, rng) for task in TASKS for _ in range(300)
-    ]
+    answers = [respond(make_example(task, rng), style, rng) for task in TASKS for _ in range(300)]
     possible = [len(processor.tokenizer(text)["input_ids"]) + 1 for text in answers]
     assert min(possible) <= lengths.min() and lengths.max() <= max(possible)
 
@@ -167,7 +166,7 @@ def test_another_runs_folder_is_refused(tmp_path):
     (tmp_path / "settings.json").write_text(
         json.dumps({"steps": 1, "samples": 1, "questions": 1, "seed": 0})
     )
-    with pytest.raises(command.SettingsDiffer, match="other settings .*Remove that folder"):
+    with pytest.raises(SettingsDiffer, match="other settings .*Remove that folder"):
         command.long_to_short(tmp_path, command.Settings())
 
 

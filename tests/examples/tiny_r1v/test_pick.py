@@ -79,14 +79,6 @@ def test_of_equal_ones_the_shorter_answers_win(run, framework, line):
     assert "as good as 10, 30; its answers are the shortest" in choice.reason
 
 
-def test_of_equal_ones_of_equal_length_the_later_wins(run):
-    folder = run(10, 20)
-    log(folder / "metrics-from-0.jsonl", verl(10, 0.8), verl(20, 0.8))
-    choice = pick(folder)
-    assert choice.checkpoint.name == "global_step_20"
-    assert "as good as 10; it is the later one" in choice.reason
-
-
 def test_within_the_tolerance_shorter_answers_win(run):
     folder = run(10, 20)
     log(folder / "metrics-from-0.jsonl", verl(10, 0.80, 30), verl(20, 0.79, 12))
@@ -133,20 +125,21 @@ def test_a_half_written_checkpoint_is_left_out(run):
     assert "Better, but without a checkpoint: step 20" in choice.reason
 
 
-def test_without_validation_the_last_checkpoint_is_taken_and_said_so(run):
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([verl(10, 0.8), verl(20, 0.8)], "as good as 10; it is the later one"),
+        ([verl(10), verl(20)], "no validation: the last checkpoint"),
+        ([verl(5, 0.9), verl(15, 0.9)], "no checkpoint was validated"),
+    ],
+    ids=["equal in both", "without validation", "other steps validated"],
+)
+def test_where_nothing_tells_them_apart_the_last_is_taken_and_that_is_said(run, rows, says):
     folder = run(10, 20)
-    log(folder / "metrics-from-0.jsonl", verl(10), verl(20))
+    log(folder / "metrics-from-0.jsonl", *rows)
     choice = pick(folder)
     assert choice.checkpoint.name == "global_step_20"
-    assert "no validation: the last checkpoint" in choice.reason
-
-
-def test_validations_of_other_steps_do_not_count(run):
-    folder = run(10, 20)
-    log(folder / "metrics-from-0.jsonl", verl(5, 0.9), verl(15, 0.9))
-    choice = pick(folder)
-    assert choice.checkpoint.name == "global_step_20"
-    assert "no checkpoint was validated" in choice.reason
+    assert says in choice.reason
 
 
 def test_no_checkpoint_is_an_error_that_says_what_was_looked_for(run):

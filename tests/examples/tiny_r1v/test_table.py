@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from amm import InputError
+from amm import InputError, load_config
 from examples.tiny_r1v import table as module
-from examples.tiny_r1v.table import SINGLE_MODEL, Entry, experts_of, table, write
+from examples.tiny_r1v.table import MERGE, METHODS, Entry, experts_of, table, write
 from lipo_verl.evaluate.results import Pair
 
 RUNS = ("lipo-math", "lipo-ocr", "lipo-mixture", "grpo-math")
@@ -23,6 +23,10 @@ def answer(number, accuracy, tokens):
         "answer_found": True,
         "reward_error": False,
     }
+
+
+def merge_settings(command):
+    return dict(word.split("=", 1) for word in command if "=" in word)
 
 
 @pytest.fixture
@@ -44,25 +48,11 @@ def commands(monkeypatch):
     def run(command):
         seen.append(command)
         if command[2] == "amm":
-            settings = dict(
-                command[i + 1].partition("=")[::2]
-                for i, word in enumerate(command)
-                if word == "--set"
-            )
-            output = Path(settings["output"])
+            settings = merge_settings(command)
+            output = Path(settings.pop("output"))
             output.mkdir(parents=True)
-            method = Path(command[4]).stem
-            made = {
-                "config": {
-                    "base": settings["base"],
-                    "experts": json.loads(settings["experts"]),
-                    "method": method,
-                    "parameters": module.yaml.safe_load(Path(command[4]).read_text()).get(
-                        "parameters", {}
-                    ),
-                }
-            }
-            (output / "provenance.json").write_text(json.dumps(made))
+            settings["experts"] = json.loads(settings["experts"])
+            (output / "provenance.json").write_text(json.dumps({"config": settings}))
         else:
             end = command.index("--data")
             output = Path(command[command.index("--output") + 1])
@@ -82,12 +72,23 @@ def make(runs, tmp_path, **changes):
     return table(runs, **options | changes)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_file_is_a_merge_of_the_three_experts_by_each_method_at_its_defaults(method):
+    config = load_config(MERGE).model_copy(update={"method": method})
+    assert [expert.path.parent.name for expert in config.experts] == [
+        "lipo-math",
+        "lipo-structure",
+        "lipo-ocr",
+    ]
+    config.method_settings()
+
+
 def test_experts_of_one_algorithm_are_merged_and_the_rest_compared(runs, tmp_path, commands):
     page = make(runs, tmp_path, methods=["mean", "amm"], evaluation=["--max-tokens", "64"])
     merges = [command for command in commands if command[2] == "amm"]
-    assert [Path(command[4]).stem for command in merges] == ["mean"] * 5 + ["amm"]
+    assert [merge_settings(command)["method"] for command in merges] == ["mean"] * 5 + ["amm"]
     steps = [f"{run}/checkpoints/global_step_5" for run in runs[:2]]
-    assert f"experts={json.dumps(steps)}" in merges[-1]
+    assert merge_settings(merges[-1])["experts"] == json.dumps(steps)
     evaluation = commands[-1]
     models = [word.partition("=")[0] for word in evaluation[3 : evaluation.index("--data")]]
     assert models == ["base", *RUNS, "mean", "amm"]
@@ -116,7 +117,7 @@ def test_merges_that_are_there_are_kept(runs, tmp_path, commands):
     make(runs, tmp_path, methods=["mean", "amm"])
     commands.clear()
     make(runs, tmp_path, methods=["mean", "amm", "ties"])
-    assert [Path(command[4]).stem for command in commands[:-1]] == ["ties"]
+    assert [merge_settings(command)["method"] for command in commands[:-1]] == ["ties"]
 
 
 def test_a_merge_of_other_inputs_in_the_way_is_named(runs, tmp_path, commands):
@@ -141,20 +142,21 @@ def test_a_failed_step_ends_it(runs, tmp_path, monkeypatch):
         make(runs, tmp_path, methods=["mean"])
 
 
-def test_a_misspelt_method_is_found_before_any_work(runs, tmp_path, commands):
-    with pytest.raises(InputError, match="Did you mean 'wudi'"):
-        make(runs, tmp_path, methods=["wuid"])
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [("wuid", "Did you mean 'wudi'"), ("emr", "no method emr")],  # emr: a model for each expert
+)
+def test_a_method_that_is_none_of_the_tables_is_found_before_any_work(
+    runs, tmp_path, commands, method, says
+):
+    with pytest.raises(InputError, match=says):
+        make(runs, tmp_path, methods=[method])
     assert commands == []
 
 
 def test_one_expert_is_nothing_to_merge(runs):
     with pytest.raises(InputError, match="two runs called grpo-<expert>; there are 1 among"):
         experts_of(runs, "grpo")
-
-
-def test_emr_is_left_out_unless_it_is_named():
-    assert "emr" not in SINGLE_MODEL
-    assert "amm" in SINGLE_MODEL
 
 
 def test_intervals_are_shown_by_half_their_width(tmp_path):

@@ -1,9 +1,14 @@
-"""The recipe's launcher for real, at quickstart size: two FSDP ranks, two shards, one model."""
+"""The recipe's launcher for real, at quickstart size: two FSDP ranks, two shards, one model.
 
-import json
+Root's run is a Slurm job on two nodes, of which one is lost in training; anybody else's has both
+ranks on this machine.
+"""
+
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -14,73 +19,92 @@ from safetensors.torch import load_file
 import amm
 from amm.checkpoints import open_checkpoint
 from examples.tiny_r1v.launch.quickstart_data import write
+from examples.tiny_r1v.launch.resume import last_step
+from examples.tiny_r1v.pick import rows
+from tests.examples.tiny_r1v.nodes import lose, possible, processes_of, reconnect, slurm, two_nodes
 
-pytestmark = pytest.mark.real_stack
+pytestmark = [pytest.mark.real_stack, pytest.mark.timeout(1800)]
 
 REPOSITORY = Path(__file__).parents[3]
+LAUNCH = REPOSITORY / "examples" / "tiny_r1v" / "launch"
 BASE = REPOSITORY / "examples" / "quickstart" / "base_model"
 ENVIRONMENT = os.environ | {"PYTHON": sys.executable, "VERL_PLATFORM": "cpu"}
+STEPS = 2
 
-SMALL = (
-    "trainer.total_training_steps=2",
-    "trainer.save_freq=2",
-    "trainer.val_before_train=false",
-    "trainer.test_freq=2",
-    "data.train_batch_size=4",
-    "data.max_response_length=32",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=4",
-    "actor_rollout_ref.rollout.n=3",
+RUN = ("--profile", "quickstart", "--algorithm", "lipo", "--expert", "mixture")
+SETTINGS = (
+    f"trainer.total_training_steps={STEPS}",
+    "trainer.save_freq=1",
+    f"trainer.test_freq={STEPS}",
 )
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The folder of a mixture run of two steps on two ranks."""
+def run(tmp_path_factory, small):
+    """The folder of a finished mixture run of two steps on two ranks."""
     folder = tmp_path_factory.mktemp("two-ranks")
     write(folder / "data", train=8, val=2)
+    arguments = [*RUN, "--data", folder / "data", "--output", folder / "run"]
+    settings = ["--", *small, *SETTINGS]
     before = set(psutil.Process().children(recursive=True))
-    subprocess.run(
-        [
-            *(REPOSITORY / "examples/tiny_r1v/launch/train.sh", "--profile", "quickstart"),
-            *("--algorithm", "lipo", "--expert", "mixture", "--gpus", "2"),
-            *("--data", folder / "data", "--output", folder / "run", "--", *SMALL),
-        ],
-        env=ENVIRONMENT,
-        check=True,
-    )
-    assert set(psutil.Process().children(recursive=True)) == before
+    if possible():
+        with two_nodes() as nodes:
+            environment = slurm(nodes, folder, REPOSITORY)
+            command = [LAUNCH / "slurm.sh", *arguments, *settings]
+            _lose_a_node(nodes[1], command, environment, folder / "run")
+            reconnect(nodes[1])
+            subprocess.run(command, env=environment, check=True)
+    else:
+        command = [LAUNCH / "train.sh", *arguments, "--gpus", "2", *settings]
+        subprocess.run(command, env=ENVIRONMENT, check=True)
+    assert set(psutil.Process().children(recursive=True)) <= before
     return folder / "run"
+
+
+def _lose_a_node(node, command, environment, folder):
+    """Starts the job, and loses the node after the first step."""
+    process = subprocess.Popen(command, env=environment)
+    try:
+        deadline = time.monotonic() + 1200
+        while not logged(folder, 0):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(1)
+        assert {process.name() for process in processes_of(node)} & {"raylet"}
+        lose(node)
+        assert process.wait(timeout=300) != 0
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+    assert last_step("verl", folder / "checkpoints") == 1
+
+
+def logged(folder, start):
+    """The rows of metrics of the launch that began after step ``start``."""
+    return list(rows(folder / f"metrics-from-{start}.jsonl"))
 
 
 @pytest.fixture(scope="module")
 def actor(run):
-    return run / "checkpoints" / "global_step_2" / "actor"
+    return run / "checkpoints" / f"global_step_{STEPS}" / "actor"
 
 
-def whole_tensors(actor):
-    """The model's fp32 tensors, put together from what each rank saved, by torch alone."""
-    ranks = [
-        torch.load(actor / f"model_world_size_2_rank_{rank}.pt", weights_only=False)
-        for rank in range(2)
-    ]
-    return {
-        name: torch.cat([rank[name].to_local() for rank in ranks]).view(ranks[0][name].shape)
-        for name in ranks[0]
-    }
+@pytest.mark.skipif(not possible(), reason="only root makes network namespaces, by ip and unshare")
+def test_a_job_that_lost_a_node_resumes_from_its_checkpoint(run):
+    assert [[row["step"] for row in logged(run, start)] for start in (0, 1)] == [[1], [2]]
 
 
 def test_verl_logs_lipo_and_the_validation_of_all_three_tasks(run):
-    rows = [json.loads(line) for line in (run / "metrics-from-0.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2]
-    for row in rows:
-        assert row["data"]["lipo/groups_of_one"] == 0
-        assert row["data"]["training/rollout_actor_probs_pearson_corr"] > 0.99
-    validated = {key for key in rows[-1]["data"] if key.startswith("val-core/")}
+    steps = {row["step"]: row["data"] for path in run.glob("metrics-*.jsonl") for row in rows(path)}
+    assert set(steps) == {1, STEPS}
+    for data in steps.values():
+        assert data["lipo/groups_of_one"] == 0
+        assert data["training/rollout_actor_probs_pearson_corr"] > 0.99
+    validated = {key for key in steps[STEPS] if key.startswith("val-core/")}
     for task in ("math", "structure", "ocr"):
         assert any(f"quickstart/{task}/acc" in key for key in validated)
 
 
-def test_two_ranks_merge_into_the_very_model_that_one_rank_holds(actor, tmp_path):
+def test_two_ranks_merge_into_the_very_model_that_one_rank_holds(actor, whole_tensors, tmp_path):
     whole = whole_tensors(actor)
     single = tmp_path / "global_step_2" / "actor"
     single.mkdir(parents=True)

@@ -88,11 +88,13 @@ LAUNCH = INSTALL + (
 )
 
 
+@pytest.mark.slow
 def test_any_version_that_has_a_registry_gets_lipo(run):
     done = run(LAUNCH, core_algos=ENUM + REGISTRY, config=CONFIG)
     assert (done.stdout, done.stderr) == ("GRPO LIPO\npassed\n", "")
 
 
+@pytest.mark.slow
 def test_easyr1_without_a_registry_is_left_alone_and_refuses_lipo(run):
     """As 0.3.0 and 0.3.1 are."""
     lipo = "config.PPOConfig(config.AlgorithmConfig('lipo')).deep_post_init()"

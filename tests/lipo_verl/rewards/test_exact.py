@@ -99,3 +99,7 @@ def test_matching_is_symmetric_and_agrees_with_the_normal_form(a, b):
 
 def test_an_exponent_cannot_fill_the_memory():
     assert exact.quantity("1e999999999") is None
+
+
+def test_a_unit_of_several_lines_is_none_that_is_known():
+    assert exact.unit("m\ns") == "m\ns"

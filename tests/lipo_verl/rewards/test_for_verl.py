@@ -94,6 +94,7 @@ def replay_buffer():
     return types.SimpleNamespace(ReplayBuffer=ReplayBuffer)
 
 
+@pytest.mark.slow
 def test_importing_verl_makes_both_replay_buffers_watch():
     from verl.trainer.ppo.v1 import replay_buffer as real
 
@@ -121,6 +122,7 @@ def test_a_reward_worker_that_gives_up_ends_the_trainers_wait(cluster):
     assert buffer.polls == 1
 
 
+@pytest.mark.slow
 def test_without_ray_nobody_is_told_and_nothing_breaks(monkeypatch):
     monkeypatch.setattr(stop, "_in_a_job", lambda: False)
     stop.ask_to_stop("x")

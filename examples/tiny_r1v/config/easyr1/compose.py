@@ -15,6 +15,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from examples.whole import whole
+
 HERE = Path(__file__).parent
 MACHINES = [int(path.stem.removeprefix("gpus_")) for path in HERE.glob("machine/gpus_*.yaml")]
 
@@ -63,8 +65,8 @@ def main() -> None:
         config = compose(**arguments)
     except FileNotFoundError as error:
         sys.exit(f"{error.filename}: the recipe has no such piece")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, target)
+    with whole(target) as unfinished:
+        OmegaConf.save(config, unfinished)
 
 
 if __name__ == "__main__":

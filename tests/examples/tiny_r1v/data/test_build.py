@@ -164,7 +164,7 @@ def test_an_interrupted_run_goes_on_with_the_source_where_it_stopped(
     drawn.clear()
     assert run("ocr", *options) == 0  # complete: nothing is done
     assert not drawn
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.tmp*"))
 
 
 def test_a_folder_of_other_settings_is_not_overwritten(made, hub_copies, capsys):
@@ -299,6 +299,17 @@ def test_all_missing_copies_are_named_before_anything_is_read(hub_copies, tmp_pa
     assert all(f"has no folder {repo}" in error for repo in missing)
     assert "geometry3k" not in error and "--print-downloads" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_finished_does_without_its_copies(made, tmp_path, capsys):
+    for expert in ("structure", "ocr"):
+        (tmp_path / expert).symlink_to(made / expert)
+    options = ("--count", 60, "--val", 8, "--source-dir", tmp_path)
+    assert run("mixture", "--output", made, *options) == 0
+    assert run("mixture", "--output", tmp_path, *options) == 1
+    error = capsys.readouterr().err
+    assert "has no folder hiyouga/geometry3k" in error
+    assert "docvqa" not in error.lower()
 
 
 def test_one_command_prints_all_downloads_of_the_recipe(monkeypatch, capsys):

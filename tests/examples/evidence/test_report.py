@@ -1,0 +1,46 @@
+"""The study's page is made from the results alone."""
+
+import re
+
+import pytest
+
+from examples.evidence import report
+from examples.evidence.report import RESULTS, replace
+from tests.examples.evidence.results import result
+
+
+def test_the_page_in_the_repository_is_what_its_results_make(page, make):
+    before = page.read_text()
+    make(report, RESULTS)
+    assert page.read_text() == before
+
+
+def test_tables_hold_what_the_results_say(page, make, tmp_path):
+    for seed in (1, 2):
+        result("report", "grpo", seed=seed, accuracy=11 / 12, tokens=40).write(tmp_path / "r")
+        result("report", "lipo", 0.1, seed, 10 / 12, tokens=10).write(tmp_path / "r")
+        result("stress", "grpo", seed=seed, accuracy=11 / 12, tokens=40).write(tmp_path / "r")
+        result("stress", "lipo", 0.1, seed, 8 / 12, tokens=10).write(tmp_path / "r")
+    result("tune", "grpo", seed=0).write(tmp_path / "r")
+    make(report, tmp_path / "r")
+    text = page.read_text()
+    row, strained = re.findall(r"\| LIPO, boost 0.1 † (.*) \|\n", text)
+    assert "| 0.667 |" in strained
+    cells = [cell.strip() for cell in row.strip("| ").split("|")]
+    assert cells[0] == "0.833 · 10.0" and cells[1] == "0.833"
+    assert cells[2].startswith("-8.3 ± ")
+    assert cells[3:5] == ["10.0", "25 ± 0 %"]
+    assert cells[5:] == [f"{10 / 9:.2f}", "12.0", "collapsed"]
+    assert "takes 25 ± 0 % of GRPO's tokens" in text
+    assert (tmp_path / "evidence" / "frontier.png").stat().st_size > 10_000
+
+
+def test_an_unfinished_study_says_so(page, make, tmp_path):
+    result("tune", "grpo", seed=0).write(tmp_path / "r")
+    make(report, tmp_path / "r")
+    assert "trials done: 1 of phase `tune`" in page.read_text()
+
+
+def test_a_page_without_its_markers_is_refused():
+    with pytest.raises(ValueError, match="begin: results"):
+        replace("# nothing", "results", [])
