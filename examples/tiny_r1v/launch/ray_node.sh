@@ -13,4 +13,5 @@ if (($#)); then
     "${start[@]}" --head --port "${RAY_ADDRESS#*:}"
     exec "$@"
 fi
-until "${start[@]}" --address "$RAY_ADDRESS" --block; do sleep 5; done # the head may not be there yet
+until timeout 5 bash -c ">/dev/tcp/${RAY_ADDRESS/://}" 2>/dev/null; do sleep 2; done # the head starts
+exec "${start[@]}" --address "$RAY_ADDRESS" --block

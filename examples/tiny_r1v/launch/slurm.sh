@@ -69,6 +69,13 @@ if ((${#hosts[@]} > 1)); then
         "${on[@]}" --nodelist="$host" "${container[@]}" \
             "$here/ray_node.sh" "$(address "$host")" "$gpus" "$SLURM_CPUS_PER_TASK" &
         workers+=($!)
+        # A trainer that has lost a node may wait for it for ten minutes and more.
+        {
+            tail --pid=$! -f /dev/null
+            echo "Ray on $host has ended, and so does the job." >&2
+            kill -TERM $$
+        } &
+        workers=($! "${workers[@]}") # the watch ends before what it watches
     done
 fi
 

@@ -39,7 +39,10 @@ wait $step
 
 def possible():
     """Whether this user can make network namespaces."""
-    return os.geteuid() == 0 and bool(shutil.which("ip") and shutil.which("unshare"))
+    if os.geteuid() != 0 or not (shutil.which("ip") and shutil.which("unshare")):
+        return False
+    step = ("unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "true")
+    return subprocess.run(step, capture_output=True).returncode == 0  # a container's root may not
 
 
 @contextmanager

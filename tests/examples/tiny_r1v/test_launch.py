@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -489,7 +490,7 @@ def test_a_dry_run_of_the_recipe_prints_every_command_and_writes_nothing(environ
 
 @pytest.fixture
 def slurm(environment, tmp_path):
-    """An allocation of two nodes, where srun runs its command here."""
+    """An allocation of two nodes, where srun runs its command here, and the head can be reached."""
     tools = {
         "scontrol": "echo node-1; echo node-2",
         "srun": f"""echo "srun $*" >>{tmp_path}/steps
@@ -498,22 +499,23 @@ def slurm(environment, tmp_path):
                 shift
             done
             exec "$@\"""",
-        "hostname": 'echo "10.0.0.$NODE 172.17.0.1 "',
-        "ip": 'echo "3: $6    inet 192.168.0.$NODE/24 brd 192.168.0.255 scope global $6"',
+        "hostname": 'echo "127.0.0.$NODE 172.17.0.1 "',
+        "ip": 'echo "3: $6    inet 127.0.9.$NODE/24 brd 127.0.9.255 scope global $6"',
         "box": 'shift; exec "$@"',
     }
     for name, script in tools.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{script}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    return environment | {
-        "SLURM_SUBMIT_DIR": str(REPOSITORY),
-        "SLURM_JOB_ID": "1007",
-        "SLURM_JOB_NUM_NODES": "2",
-        "SLURM_JOB_NODELIST": "node-[1-2]",
-        "SLURM_GPUS_ON_NODE": "8",
-        "SLURM_CPUS_PER_TASK": "16",
-        "SLURM_JOB_END_TIME": "1800003600",
-    }
+    with socket.create_server(("", 6386)):
+        yield environment | {
+            "SLURM_SUBMIT_DIR": str(REPOSITORY),
+            "SLURM_JOB_ID": "1007",
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_JOB_NODELIST": "node-[1-2]",
+            "SLURM_GPUS_ON_NODE": "8",
+            "SLURM_CPUS_PER_TASK": "16",
+            "SLURM_JOB_END_TIME": "1800003600",
+        }
 
 
 TRAIN = ("--algorithm", "lipo", "--expert", "math", "--no-check")
@@ -524,7 +526,7 @@ def steps(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "variables, network", [({}, "10.0.0."), ({"INTERFACE": "ib0"}, "192.168.0.")]
+    "variables, network", [({}, "127.0.0."), ({"INTERFACE": "ib0"}, "127.0.9.")]
 )
 def test_a_slurm_job_of_several_nodes_trains_on_a_ray_cluster_of_them(
     slurm, tmp_path, variables, network
@@ -561,6 +563,28 @@ def test_steps_of_a_slurm_job_run_in_the_container(slurm, tmp_path, container):
     nodes = [step for step in steps(tmp_path) if "ray_node.sh" in step]
     assert len(nodes) == 2
     assert all(f" {container} examples/tiny_r1v/launch/ray_node.sh" in step for step in nodes)
+
+
+def test_a_slurm_job_ends_when_ray_has_ended_on_one_of_its_nodes(slurm, tmp_path):
+    slurm["TRAINER"] = f"touch {tmp_path}/started; exec sleep 600"
+    with open(tmp_path / "output", "wb") as output:
+        process = subprocess.Popen(
+            [LAUNCH / "slurm.sh", *TRAIN, "--output", str(tmp_path / "run")],
+            env=slurm,
+            stderr=output,
+        )
+    try:
+        until((tmp_path / "started").exists)
+        (ray,) = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if child.cmdline() == ["sleep", "20"]
+        ]
+        ray.kill()
+        assert process.wait(40) == 130
+    finally:
+        process.kill()
+    assert "Ray on node-2 has ended, and so does the job." in (tmp_path / "output").read_text()
 
 
 def one_node(slurm, tmp_path):
