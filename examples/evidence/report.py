@@ -272,29 +272,41 @@ def _style(name: str) -> dict[str, str]:
     return {"color": f"C{number % 10}", "marker": "os^Dv*"[number % 6]}
 
 
+def _label(name: str) -> str:
+    return BY_NAME[name].title.replace("`", "")
+
+
 def plot_frontier(phases: dict[str, list[Result]], path: Path) -> None:
-    """Accuracy over tokens on hard questions, of each arm's seeds and their mean."""
-    conditions = {"report": "the demo's learning rate", "stress": "twice that"}
+    """Accuracy on hard questions by arm, and over tokens; each arm's seeds and their mean."""
+    conditions = {"report": "the demo's learning rate", "stress": "twice that (hollow)"}
     shown = [phase for phase in conditions if phases[phase]]
-    figure = Figure(figsize=(3 + 5 * len(shown), 5), layout="constrained")
-    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    figure = Figure(figsize=(5 + 4.5 * len(shown), 5), layout="constrained")
+    by_arm, *panels = figure.subplots(1, 1 + len(shown))
+    names = [name for name in BY_NAME if name in arms_of(phases["report"])]
     for axes, phase in zip(panels, shown, strict=True):
+        axes.sharey(panels[0])
+        fill = {"markerfacecolor": "white"} if phase == "stress" else {}
         for name, arm in arms_of(phases[phase]).items():
-            style = _style(name)
             (mean,) = hard_points(arm.by_seed.values()).values()
-            axes.plot(*mean, **style, linestyle="", markersize=8, label=name, zorder=3)
             seeds = [hard_points([result])[name] for result in arm.by_seed.values()]
-            axes.plot(*zip(*seeds, strict=True), **style, linestyle="", alpha=0.4, markersize=3)
+            for (tokens, accuracy), size in [*((seed, 3) for seed in seeds), (mean, 8)]:
+                look = {**_style(name), **fill, "linestyle": "", "markersize": size}
+                axes.plot(tokens, accuracy, **look)
+                by_arm.plot(accuracy, names.index(name), **look)
         steps = phases[phase][0].steps
         sufficient = np.mean([sufficient_tokens(k) for k in steps[steps >= HARD]])
         axes.axvline(sufficient, color="grey", linestyle=":", label="sufficient")
+        axes.legend(fontsize="small", loc="lower right")
         axes.set(xlabel="mean tokens", ylabel="accuracy", xscale="log", title=conditions[phase])
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(6, 64)
         _finish(axes)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right", fontsize="small")
+    by_arm.set_yticks(range(len(names)), [_label(name) for name in names])
+    by_arm.invert_yaxis()
+    by_arm.set(xlabel="accuracy", title="arms: mean, and each seed (small)")
+    _finish(by_arm)
     write_plot(path, figure)
 
 
@@ -315,10 +327,11 @@ def plot_training(phases: dict[str, list[Result]], path: Path) -> None:
             curves = [result.curve[what] for result in arm.by_seed.values()]
             mean = np.mean(curves, axis=0)
             steps = range(1, len(mean) + 1)
-            axes.plot(steps, mean, **_style(name), markersize=3, label=name)
+            axes.plot(steps, mean, **_style(name), markersize=3, label=_label(name))
             axes.set(xlabel="step", ylabel=f"mean {what}")
     for name, lengths in PAPER.items():
-        paper.plot([1, *range(10, 120, 10)], lengths, label=name)
+        colour = _style(name.lower())["color"]
+        paper.plot([1, *range(10, 120, 10)], lengths, color=colour, label=name)
     paper.set(xlabel="step", ylabel="mean tokens", ylim=(0, None), title="Tiny-R1V, figure 1b")
     paper.legend(fontsize="small")
     for axes in (*panels, paper):
