@@ -24,6 +24,7 @@ from examples.evidence.choice import (
     COLLAPSE,
     HARD,
     SLACK,
+    TIE,
     best_of_lipo,
     chosen_strengths,
     hard_points,
@@ -39,6 +40,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
 PLOTS = ROOT / "docs" / "evidence"
 RESULTS = Path(__file__).parent / "results" / "full"
+TOKENS_BAR = 0.5
+"""Of the baseline's tokens on hard questions: the study's bar."""
 
 
 class Arm:
@@ -175,6 +178,21 @@ def by_steps(arms: dict[str, Arm]) -> Iterator[list[str]]:
         yield [arm.title, *cells]
 
 
+def guards(conditions: Sequence[dict[str, Arm]]) -> Iterator[list[str]]:
+    """Each of LIPO's other arms against plain LIPO, in each condition; whether it helps in one."""
+    for name in BY_NAME:
+        if not name.startswith("lipo-") or any(name not in arms for arms in conditions):
+            continue
+        cells, helps = [], False
+        for arms in conditions:
+            plain, arm = arms["lipo"], arms[name]
+            seeds = [seed for seed in arm.by_seed if seed in plain.by_seed]
+            gain, share = against(plain, arm, seeds, plain.steps >= HARD)
+            cells.append(f"{points(gain)} · {percent(share)}")
+            helps |= gain.low > 0 or (gain.value >= -SLACK and share.high < 1)
+        yield [conditions[0][name].title, *cells, "yes" if helps else "no"]
+
+
 def tuning(results: Sequence[Result]) -> Iterator[list[str]]:
     trained = {result.trial.arm for result in results}
     chosen = chosen_strengths(results) if BASELINE in trained else {}
@@ -219,6 +237,18 @@ def results_section(phases: dict[str, list[Result]]) -> list[str]:
             *table(HEADER, compared(stressed)),
             "",
         ]
+        if "lipo" in stressed and "lipo" in reported:
+            lines += [
+                "LIPO's other arms against plain LIPO on hard questions, points of accuracy · "
+                "tokens of its. One helps if it is more accurate by more than its interval, or "
+                "shorter by more than its interval at no more than a point less:",
+                "",
+                *table(
+                    ("arm", "the demo's learning rate", "twice that", "helps"),
+                    guards((reported, stressed)),
+                ),
+                "",
+            ]
     if phases["final"]:
         again = arms_of(
             result
@@ -359,10 +389,33 @@ def summary(phases: dict[str, list[Result]]) -> list[str]:
     seeds = [seed for seed in best.by_seed if seed in baseline.by_seed]
     hard = baseline.steps >= HARD
     loss, share = against(baseline, best, seeds, hard)
-    return [
+    met = share.value <= TOKENS_BAR and loss.value >= -SLACK
+    surely = share.high <= TOKENS_BAR and loss.low >= -SLACK
+    bar = (
+        f"at most {TOKENS_BAR:.0%} of the tokens at no more than {100 * SLACK:.0f} point less"
+    ).replace("%", " %")
+    said = [
         f"**{best.title}** takes {percent(share)} of GRPO's tokens on hard questions, at "
-        f"{points(loss)} points of accuracy ({len(seeds)} seeds; trials: {counts})."
+        f"{points(loss)} points of accuracy ({len(seeds)} seeds; trials: {counts}). The bar, "
+        f"{bar}, is {'met' if met else 'missed'}"
+        + ("." if met == surely else ", but the intervals reach beyond it."),
     ]
+    tokens, accuracy = hard_points(best.by_seed.values())[best.name]
+    floor = hard_points(baseline.by_seed.values())[BASELINE][1] - SLACK
+    rivals = [
+        f"{arm.title} ({100 * (right - accuracy):+.1f} points, {length - tokens:+.2f} tokens)"
+        for name, arm in arms.items()
+        if name not in lipo | {BASELINE}
+        for length, right in [hard_points(arm.by_seed.values())[name]]
+        if right >= floor and (length < tokens or (length <= tokens + TIE and right > accuracy))
+    ]
+    if rivals:
+        said += [
+            "",
+            "Rivals that are sound with fewer tokens, or more accurate with at most one more: "
+            f"{', '.join(rivals)}.",
+        ]
+    return said
 
 
 def main() -> None:
