@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from rich.progress import track
 from transformers.utils.logging import disable_progress_bar
 
@@ -206,6 +207,7 @@ def main() -> None:
     module = "examples.evidence.merging.bench"
     given = command.parser(module, __doc__, SIZES, "merging").parse_args()
     output, results = command.folders(given, "evidence-merging")
+    torch.set_num_threads(1)  # the same experts and models however many cores there are
     disable_progress_bar()  # of loading and saving models
     logging.getLogger("amm").setLevel(logging.ERROR)  # which warns of norms, layer by layer
     try:
