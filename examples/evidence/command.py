@@ -25,7 +25,7 @@ def parser(
         "--results",
         type=Path,
         help="where results are and go, OUTPUT/results; "
-        f"--results examples/evidence/results/{committed} goes on where the repository's end",
+        f"--results examples/evidence/results/{committed} resumes from the repository's",
     )
     return found
 

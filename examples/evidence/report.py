@@ -88,6 +88,12 @@ def arms_of(results: Iterable[Result]) -> dict[str, Arm]:
     return {name: Arm(each) for name, each in by_arm.items()}
 
 
+def shared(*arms: Arm) -> list[int]:
+    """The seeds that all of them have."""
+    first, *others = arms
+    return [seed for seed in first.by_seed if all(seed in other.by_seed for other in others)]
+
+
 def against(
     baseline: Arm, arm: Arm, seeds: Iterable[int], chosen: np.ndarray
 ) -> tuple[Estimate, Estimate]:
@@ -138,7 +144,7 @@ def compared(arms: dict[str, Arm]) -> Iterator[list[str]]:
         }
     )
     for name, arm in arms.items():
-        seeds = [seed for seed in arm.by_seed if seed in baseline.by_seed]
+        seeds = shared(arm, baseline)
         tokens, correct = arm.tokens(seeds, hard), arm.correct(seeds, hard)
         loss, share = against(baseline, arm, seeds, hard)
         whole_tokens, whole_correct = arm.tokens(seeds, everything), arm.correct(seeds, everything)
@@ -186,8 +192,7 @@ def guards(conditions: Sequence[dict[str, Arm]]) -> Iterator[list[str]]:
         cells, helps = [], False
         for arms in conditions:
             plain, arm = arms["lipo"], arms[name]
-            seeds = [seed for seed in arm.by_seed if seed in plain.by_seed]
-            gain, share = against(plain, arm, seeds, plain.steps >= HARD)
+            gain, share = against(plain, arm, shared(arm, plain), plain.steps >= HARD)
             cells.append(f"{points(gain)} · {percent(share)}")
             helps |= gain.low > 0 or (gain.value >= -SLACK and share.high < 1)
         yield [conditions[0][name].title, *cells, "yes" if helps else "no"]
@@ -386,29 +391,28 @@ def summary(phases: dict[str, list[Result]]) -> list[str]:
         return [f"The study is under way; trials done: {counts}. Nothing is concluded yet."]
     best = arms[best_of_lipo(hard_points(results), hard_points(phases["stress"]))]
     baseline = arms[BASELINE]
-    seeds = [seed for seed in best.by_seed if seed in baseline.by_seed]
+    seeds = shared(best, baseline)
     hard = baseline.steps >= HARD
     loss, share = against(baseline, best, seeds, hard)
     met = share.value <= TOKENS_BAR and loss.value >= -SLACK
     surely = share.high <= TOKENS_BAR and loss.low >= -SLACK
-    bar = (
-        f"at most {TOKENS_BAR:.0%} of the tokens at no more than {100 * SLACK:.0f} point less"
-    ).replace("%", " %")
+    bar = f"at most {100 * TOKENS_BAR:.0f} % at no more than {100 * SLACK:.0f} point less"
     said = [
         f"**{best.title}** takes {percent(share)} of GRPO's tokens on hard questions, at "
         f"{points(loss)} points of accuracy ({len(seeds)} seeds; trials: {counts}). The bar, "
         f"{bar}, is {'met' if met else 'missed'}"
         + ("." if met == surely else ", but the intervals reach beyond it."),
     ]
-    tokens, accuracy = hard_points(best.by_seed.values())[best.name]
-    floor = hard_points(baseline.by_seed.values())[BASELINE][1] - SLACK
-    rivals = [
-        f"{arm.title} ({100 * (right - accuracy):+.1f} points, {length - tokens:+.2f} tokens)"
-        for name, arm in arms.items()
-        if name not in lipo | {BASELINE}
-        for length, right in [hard_points(arm.by_seed.values())[name]]
-        if right >= floor and (length < tokens or (length <= tokens + TIE and right > accuracy))
-    ]
+    rivals = []
+    for name, arm in arms.items():
+        if name in lipo | {BASELINE}:
+            continue
+        seeds = shared(arm, best, baseline)
+        loss, _ = against(baseline, arm, seeds, hard)
+        gain, _ = against(best, arm, seeds, hard)
+        longer = (arm.tokens(seeds, hard) - best.tokens(seeds, hard)).mean()
+        if verdict(loss) == "sound" and (longer < 0 or (longer <= TIE and gain.value > 0)):
+            rivals.append(f"{arm.title} ({100 * gain.value:+.1f} points, {longer:+.2f} tokens)")
     if rivals:
         said += [
             "",
